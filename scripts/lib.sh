@@ -1,0 +1,86 @@
+# shellcheck shell=bash
+# What the scripts share. Sourced, never run.
+#
+# Everything expensive lives in the cache, outside the checkout, in directories named after a hash of
+# what went into them. A directory is complete when it holds the file `.complete`, which is written last,
+# so an interrupted step is never taken for a finished one. (Built in place and not renamed at the end,
+# because prepared kernel trees hold their own path.)
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/dm-remap
+mkdir -p "$CACHE"
+CACHE=$(cd "$CACHE" && pwd -P)
+# shellcheck disable=SC2034  # used by the scripts that source this file
+JOBS=$(nproc)
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# hash WORD...: a short name for what went in.
+hash() { printf '%s\0' "$@" | sha256sum | cut -c1-12; }
+
+# once NAME COMMAND...: fill the directory $CACHE/NAME by running `COMMAND... DIRECTORY`, unless it is complete.
+# The lock lets several scripts ask for the same thing at once.
+once() {
+	local dir=$CACHE/$1 log=$CACHE/$1.log start=$SECONDS
+	[[ ! -e $dir/.complete ]] || return 0
+	(
+		flock 9
+		[[ ! -e $dir/.complete ]] || exit 0
+		rm -rf "$dir"
+		mkdir -p "$dir"
+		# Not in an `if` or `||`: that would switch off -e inside.
+		trap 'say "${dir##*/} failed. The end of its log, $log:"; tail -n 20 "$log" >&2' ERR
+		"${@:2}" "$dir" >"$log" 9>&-
+		touch "$dir/.complete"
+		say "${dir##*/} is ready ($((SECONDS - start)) s)"
+	) 9>"$CACHE/lock.$1"
+}
+
+# The machine's own Debian mirror. Its apt may know other sources too, and before the first
+# `apt-get update` it does not know what its sources hold.
+mirror() {
+	if [[ -n ${DMREMAP_MIRROR:-} ]]; then
+		echo "$DMREMAP_MIRROR"
+		return
+	fi
+	apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
+		sed -n 's/^Debian|Debian|//p' | head -n 1
+}
+
+# need COMMAND PACKAGE ...: apt-installs on this machine what is missing on it.
+need() {
+	local missing=()
+	while (($#)); do
+		command -v "$1" >/dev/null || missing+=("$2")
+		shift 2
+	done
+	((${#missing[@]})) || return 0
+	((EUID == 0)) || die "please install, as root: ${missing[*]}"
+	say "installing on this machine: ${missing[*]}"
+	[[ -n $(mirror) ]] || apt-get update -qq >&2
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 ||
+		{ apt-get update -qq >&2 &&
+			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2; }
+}
+
+# bootstrap TARGET PACKAGES [MMDEBSTRAP-OPTION...]: trixie and its backports without documentation.
+bootstrap() {
+	local target=$1 packages=$2 from proxy
+	shift 2
+	need mmdebstrap mmdebstrap
+	from=$(mirror)
+	[[ -n $from ]] || { apt-get update -qq >&2; from=$(mirror); }
+	[[ -n $from ]] || die "no Debian mirror in this machine's apt configuration: set DMREMAP_MIRROR=<url>"
+	proxy=$(apt-config dump --format '%v' Acquire::http::Proxy)
+	# The cache is below a home directory, where apt's own user may not read: so no sandbox user.
+	mmdebstrap --variant=apt --include="$packages" \
+		--aptopt='APT::Sandbox::User "root"' --aptopt='APT::Install-Recommends "false"' \
+		--aptopt='Acquire::Languages "none"' ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
+		--dpkgopt='force-unsafe-io' \
+		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
+		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
+		"$@" trixie "$target" \
+		"deb $from trixie main" "deb $from trixie-backports main" 2>&1 |
+		sed -u 's/^/    /' | tee /dev/stderr
+}
