@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The entries of one region, sorted by unit, and how a new version of them is made.
+//!
+//! Main is divided into regions of [`REGION_UNITS`] units. The caller keeps one pointer a region,
+//! null while nothing in it is bad: that one load decides the healthy path. Behind a pointer lies
+//! an immutable slice of [`Packed`] entries, found by bisection. A change makes a new slice
+//! ([`updated`]), at most `16 * REGION_UNITS` bytes, whatever the number of entries elsewhere.
+
+use super::{Slot, Unit};
+
+/// Base-2 logarithm of [`REGION_UNITS`].
+pub const REGION_SHIFT: u32 = 11;
+/// Units in a region.
+pub const REGION_UNITS: u64 = 1 << REGION_SHIFT;
+
+/// What is known about one unit that is not healthy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The unit.
+    pub unit: Unit,
+    /// Where its sectors go.
+    pub slot: Slot,
+    /// Bit i set: sector i of the unit is held by the slot. No bit set: pending.
+    pub mask: u64,
+}
+
+/// An [`Entry`] within its region: 16 bytes, where a million of them count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Packed {
+    offset: u32,
+    slot: u32,
+    mask: u64,
+}
+
+impl Packed {
+    /// Packs `entry`, leaving out its region.
+    pub fn new(entry: &Entry) -> Self {
+        Self {
+            offset: (entry.unit.0 & (REGION_UNITS - 1)) as u32,
+            slot: entry.slot.0,
+            mask: entry.mask,
+        }
+    }
+
+    /// The entry again, for the region it was taken from.
+    pub fn entry(&self, region: u64) -> Entry {
+        Entry {
+            unit: Unit((region << REGION_SHIFT) | u64::from(self.offset)),
+            slot: Slot(self.slot),
+            mask: self.mask,
+        }
+    }
+}
+
+/// The region that holds `unit`.
+pub fn region_of(unit: Unit) -> u64 {
+    unit.0 >> REGION_SHIFT
+}
+
+/// The first entry of `region` at `from` or behind it.
+///
+/// `sorted` are the region's entries. O(log n).
+pub fn first_from(sorted: &[Packed], region: u64, from: Unit) -> Option<Entry> {
+    let start = region << REGION_SHIFT;
+    let offset = from.0.saturating_sub(start);
+    let at = sorted.partition_point(|p| u64::from(p.offset) < offset);
+    sorted.get(at).map(|p| p.entry(region))
+}
+
+/// The entries `sorted` with that of `unit` replaced by `new`, added, or removed (`None`).
+pub fn updated<'a>(
+    sorted: &'a [Packed],
+    unit: Unit,
+    new: Option<&Entry>,
+) -> impl Iterator<Item = Packed> + Clone + 'a {
+    let offset = (unit.0 & (REGION_UNITS - 1)) as u32;
+    let at = sorted.partition_point(|p| p.offset < offset);
+    let (before, rest) = sorted.split_at_checked(at).unwrap_or((sorted, &[]));
+    let after = match rest.split_first() {
+        Some((first, after)) if first.offset == offset => after,
+        _ => rest,
+    };
+    let new = new.map(Packed::new);
+    before.iter().copied().chain(new).chain(after.iter().copied())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    #[test]
+    fn an_entry_costs_16_bytes() {
+        assert_eq!(size_of::<Packed>(), 16);
+    }
+
+    proptest! {
+        #[test]
+        fn updates_and_lookups_agree_with_a_map(
+            region in 0u64..1 << 40,
+            steps in proptest::collection::vec((0u64..40, any::<Option<(u32, u64)>>(), 0u64..45), 0..80),
+        ) {
+            let base = region << REGION_SHIFT;
+            let mut sorted: Vec<Packed> = Vec::new();
+            let mut model = BTreeMap::new();
+            for (offset, new, probe) in steps {
+                let unit = Unit(base + offset);
+                let new = new.map(|(slot, mask)| Entry { unit, slot: Slot(slot), mask });
+                sorted = updated(&sorted, unit, new.as_ref()).collect();
+                match new {
+                    Some(e) => model.insert(unit, e),
+                    None => model.remove(&unit),
+                };
+                prop_assert_eq!(sorted.len(), model.len());
+                let from = Unit(base + probe);
+                let expected = model.range(from..).next().map(|(_, e)| *e);
+                prop_assert_eq!(first_from(&sorted, region, from), expected);
+            }
+        }
+    }
+}

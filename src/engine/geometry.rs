@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where metadata and slots lie in the spare region.
+//!
+//! ```text
+//! block 0        superblock, copy 0
+//! area 0         table_blocks blocks, right behind it
+//! slots          slot i begins at sector data_start + i * unit_sectors
+//!   area 1..     with more than two replicas: evenly between, inside the run of slots
+//! last area      right before ...
+//! last block     superblock, copy 1
+//! ```
+//!
+//! Slots are numbered through: a slot whose sectors meet an area in the middle keeps its number
+//! and is never given out ([`Geometry::is_reserved`]).
+
+use super::{Refusal, Slot, Unit};
+
+/// Size of a metadata block in bytes.
+pub const BLOCK_SIZE: usize = 4096;
+/// Size of a metadata block in sectors.
+pub const BLOCK_SECTORS: u64 = 8;
+/// Records in one table block.
+pub const RECORDS_PER_BLOCK: u64 = 126;
+/// Largest unit in sectors: one bit of the valid mask for each.
+pub const MAX_UNIT_SECTORS: u32 = 64;
+/// Fewest replicas of the table.
+pub const MIN_COPIES: u32 = 2;
+/// Most replicas of the table.
+pub const MAX_COPIES: u32 = 4;
+
+/// The layout of a spare region and what it serves.
+///
+/// # Invariants
+///
+/// Established by [`Geometry::plan`] and [`Geometry::checked`], which every other method relies on:
+/// - `unit_sectors` is a power of two in `1..=64`; `copies` is in `2..=4`;
+/// - the superblocks and the first `copies` areas lie inside the region, no two overlap;
+/// - the slots lie between the superblocks, there is at least one, each has a record, and their
+///   numbers fit a `u32`; slot 0 does not begin before the end of area 0's superblock;
+/// - no product or sum of these fields overflows a `u64`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Sectors of a unit and of a slot.
+    pub unit_sectors: u32,
+    /// Replicas of the table.
+    pub copies: u32,
+    /// Slots, those reserved included.
+    pub slots_total: u64,
+    /// Table blocks in each replica.
+    pub table_blocks: u64,
+    /// First sector of slot 0, from the start of the region.
+    pub data_start: u64,
+    /// Length of the region in sectors, a multiple of 8.
+    pub spare_sectors: u64,
+    /// Length of the main device in sectors.
+    pub main_sectors: u64,
+    /// First block of each replica, from the start of the region; unused ones are 0.
+    pub area_start: [u64; MAX_COPIES as usize],
+}
+
+impl Geometry {
+    /// Lays out a blank region of `spare_sectors` sectors for a main device of `main_sectors`.
+    ///
+    /// Takes the fewest table blocks that describe every slot.
+    pub fn plan(
+        main_sectors: u64,
+        spare_sectors: u64,
+        unit_sectors: u32,
+        copies: u32,
+    ) -> Result<Self, Refusal> {
+        let blocks = spare_sectors / BLOCK_SECTORS;
+        let at = |table_blocks: u64| {
+            Self::arrange(main_sectors, blocks, unit_sectors, copies, table_blocks)
+        };
+        if !unit_sectors.is_power_of_two() || unit_sectors > MAX_UNIT_SECTORS {
+            return Err(c"unit_sectors must be a power of two from 1 to 64");
+        }
+        // More table blocks leave fewer slots, so "they suffice" is monotonous: bisect.
+        let (mut low, mut high) = (1, blocks.saturating_sub(2) / u64::from(copies.max(1)));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match at(middle) {
+                Some(g) if g.slots_total > middle.saturating_mul(RECORDS_PER_BLOCK) => {
+                    low = middle + 1;
+                }
+                _ => high = middle,
+            }
+        }
+        at(low)
+            .ok_or(c"Spare region is too small for its metadata and one slot")?
+            .checked()
+    }
+
+    fn arrange(
+        main_sectors: u64,
+        blocks: u64,
+        unit_sectors: u32,
+        copies: u32,
+        table_blocks: u64,
+    ) -> Option<Self> {
+        let unit = u64::from(unit_sectors);
+        let last = blocks.checked_sub(1)?.checked_sub(table_blocks)?;
+        let mut area_start = [0; MAX_COPIES as usize];
+        let gaps = u64::from(copies.checked_sub(1)?);
+        for (k, start) in (0..u64::from(copies)).zip(area_start.iter_mut()) {
+            // 1 + k/gaps of the way from the first area to the last.
+            let span = last.checked_sub(1)?;
+            *start = 1 + (span / gaps) * k + (span % gaps) * k / gaps;
+        }
+        let data_start = (1 + table_blocks)
+            .checked_mul(BLOCK_SECTORS)?
+            .checked_next_multiple_of(unit)?;
+        let slots_total = last.checked_mul(BLOCK_SECTORS)?.checked_sub(data_start)? / unit;
+        Some(Self {
+            unit_sectors,
+            copies,
+            slots_total,
+            table_blocks,
+            data_start,
+            spare_sectors: blocks * BLOCK_SECTORS,
+            main_sectors,
+            area_start,
+        })
+    }
+
+    /// Checks a layout that came from outside against the type's invariants.
+    pub fn checked(self) -> Result<Self, Refusal> {
+        let unit = u64::from(self.unit_sectors);
+        if !self.unit_sectors.is_power_of_two() || self.unit_sectors > MAX_UNIT_SECTORS {
+            return Err(c"Superblock: unit_sectors is not a power of two from 1 to 64");
+        }
+        if !(MIN_COPIES..=MAX_COPIES).contains(&self.copies) {
+            return Err(c"Superblock: metadata_copies is not from 2 to 4");
+        }
+        if self.main_sectors == 0 || self.main_sectors > i64::MAX as u64 {
+            return Err(c"Superblock: length of main is out of range");
+        }
+        if self.spare_sectors % BLOCK_SECTORS != 0 || self.spare_sectors > i64::MAX as u64 {
+            return Err(c"Superblock: length of the spare region is out of range");
+        }
+        if self.slots_total == 0 {
+            return Err(c"Spare region is too small for its metadata and one slot");
+        }
+        if self.slots_total > u64::from(u32::MAX) {
+            return Err(c"Spare region has more than 2^32 slots: use a smaller one or larger units");
+        }
+        let blocks = self.spare_sectors / BLOCK_SECTORS;
+        let inside = |start: u64, length: u64| {
+            start >= 1
+                && start
+                    .checked_add(length)
+                    .is_some_and(|end| end < blocks && length > 0)
+        };
+        let areas = self.areas();
+        for (k, &a) in areas.iter().enumerate() {
+            if !inside(a, self.table_blocks) {
+                return Err(c"Superblock: a metadata area lies outside the spare region");
+            }
+            // Both ends were found inside the region, so these sums cannot overflow.
+            let clash = |&b: &u64| a < b + self.table_blocks && b < a + self.table_blocks;
+            if areas.iter().skip(k + 1).any(clash) {
+                return Err(c"Superblock: metadata areas overlap");
+            }
+        }
+        if self.slots_total > self.table_blocks.saturating_mul(RECORDS_PER_BLOCK) {
+            return Err(c"Superblock: more slots than records");
+        }
+        let end = unit
+            .checked_mul(self.slots_total)
+            .and_then(|length| self.data_start.checked_add(length));
+        if self.data_start < BLOCK_SECTORS
+            || self.data_start % unit != 0
+            || end.is_none_or(|end| end > (blocks - 1) * BLOCK_SECTORS)
+        {
+            return Err(c"Superblock: slots lie outside the spare region");
+        }
+        Ok(self)
+    }
+
+    /// First block of each replica in use.
+    pub fn areas(&self) -> &[u64] {
+        self.area_start
+            .get(..self.copies as usize)
+            .unwrap_or(&self.area_start)
+    }
+
+    /// First sector of `block` in replica `copy`, from the start of the region.
+    pub fn table_sector(&self, copy: usize, block: u64) -> u64 {
+        let start = self.areas().get(copy).copied().unwrap_or_default();
+        start.wrapping_add(block).wrapping_mul(BLOCK_SECTORS)
+    }
+
+    /// First sector of superblock `copy` (0 or 1), from the start of the region.
+    pub fn superblock_sector(&self, copy: u64) -> u64 {
+        if copy == 0 {
+            0
+        } else {
+            self.spare_sectors.saturating_sub(BLOCK_SECTORS)
+        }
+    }
+
+    /// First sector of `slot`, from the start of the region.
+    pub fn slot_sector(&self, slot: Slot) -> u64 {
+        self.data_start
+            .wrapping_add(u64::from(slot.0) << self.unit_shift())
+    }
+
+    /// The slot that record `index` of table block `block` describes, if there is one.
+    pub fn slot_at(&self, block: u64, index: u64) -> Option<Slot> {
+        let slot = block.checked_mul(RECORDS_PER_BLOCK)?.checked_add(index)?;
+        if slot < self.slots_total {
+            u32::try_from(slot).ok().map(Slot)
+        } else {
+            None
+        }
+    }
+
+    /// Table block and index within it of the record that describes `slot`.
+    pub fn record_of(&self, slot: Slot) -> (u64, usize) {
+        let slot = u64::from(slot.0);
+        (slot / RECORDS_PER_BLOCK, (slot % RECORDS_PER_BLOCK) as usize)
+    }
+
+    /// Whether `slot` meets a metadata area and so must never hold data.
+    pub fn is_reserved(&self, slot: Slot) -> bool {
+        let start = self.slot_sector(slot);
+        let end = start + u64::from(self.unit_sectors);
+        self.areas().iter().any(|&area| {
+            let (from, to) = (area * BLOCK_SECTORS, (area + self.table_blocks) * BLOCK_SECTORS);
+            start < to && from < end
+        })
+    }
+
+    /// Base-2 logarithm of `unit_sectors`.
+    pub fn unit_shift(&self) -> u32 {
+        self.unit_sectors.trailing_zeros()
+    }
+
+    /// The unit that holds `sector` of main.
+    pub fn unit_of(&self, sector: u64) -> Unit {
+        Unit(sector >> self.unit_shift())
+    }
+
+    /// First sector of `unit` on main.
+    pub fn unit_start(&self, unit: Unit) -> u64 {
+        unit.0 << self.unit_shift()
+    }
+
+    /// Number of units on main; the last may be cut short by the end of the device.
+    pub fn units(&self) -> u64 {
+        self.main_sectors.div_ceil(u64::from(self.unit_sectors))
+    }
+
+    /// Mask of the sectors that `unit` has: all of the unit, or fewer at the end of main.
+    pub fn unit_mask(&self, unit: Unit) -> u64 {
+        let left = self.main_sectors.saturating_sub(self.unit_start(unit));
+        mask_of(0, left.min(u64::from(self.unit_sectors)) as u32)
+    }
+}
+
+/// Mask with `count` bits set from bit `from`; bits past 63 are dropped.
+pub fn mask_of(from: u32, count: u32) -> u64 {
+    let ones = match count {
+        0 => 0,
+        1..=63 => (1u64 << count) - 1,
+        _ => u64::MAX,
+    };
+    ones.checked_shl(from).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn small_region_is_refused() {
+        for sectors in 0..40 {
+            let plan = Geometry::plan(1 << 20, sectors, 8, 2);
+            assert_eq!(plan.is_ok(), sectors >= 40, "{sectors}");
+        }
+        assert_eq!(Geometry::plan(1 << 20, 40, 8, 2).unwrap().slots_total, 1);
+    }
+
+    #[test]
+    fn one_gib_layout_is_as_documented() {
+        let g = Geometry::plan(1 << 31, 1 << 21, 8, 2).unwrap();
+        assert_eq!(g.area_start, [1, 262143 - g.table_blocks, 0, 0]);
+        assert_eq!(g.data_start, (1 + g.table_blocks) * 8);
+        assert_eq!(g.slots_total, 262144 - 2 - 2 * g.table_blocks);
+        assert!(g.table_blocks * 126 >= g.slots_total);
+        assert!((g.table_blocks - 1) * 126 < g.slots_total);
+    }
+
+    proptest! {
+        #[test]
+        fn planned_layouts_keep_the_invariants(
+            spare in 40u64..1 << 24, shift in 0u32..=6, copies in 2u32..=4,
+        ) {
+            if let Ok(g) = Geometry::plan(1 << 30, spare, 1 << shift, copies) {
+                prop_assert_eq!(g.checked(), Ok(g));
+                // Fewest table blocks.
+                if g.table_blocks > 1 {
+                    let less = Geometry::arrange(
+                        1 << 30, g.spare_sectors / 8, g.unit_sectors, copies, g.table_blocks - 1,
+                    ).unwrap();
+                    prop_assert!(less.slots_total > less.table_blocks * 126);
+                }
+                for slot in [0, g.slots_total / 3, g.slots_total / 2, g.slots_total - 1] {
+                    let slot = Slot(slot as u32);
+                    let start = g.slot_sector(slot);
+                    let meets = g.areas().iter().any(|a| {
+                        (start..start + u64::from(g.unit_sectors))
+                            .any(|s| s / 8 >= *a && s / 8 < a + g.table_blocks)
+                    });
+                    prop_assert_eq!(meets, g.is_reserved(slot));
+                    let (block, index) = g.record_of(slot);
+                    prop_assert_eq!(g.slot_at(block, index as u64), Some(slot));
+                }
+            }
+        }
+
+        #[test]
+        fn hostile_layouts_never_panic(
+            unit in any::<u32>(), copies in any::<u32>(), fields in any::<[u64; 5]>(),
+            area_start in any::<[u64; 4]>(), slot in any::<u32>(),
+        ) {
+            let g = Geometry {
+                unit_sectors: unit, copies, slots_total: fields[0], table_blocks: fields[1],
+                data_start: fields[2], spare_sectors: fields[3], main_sectors: fields[4], area_start,
+            };
+            if let Ok(g) = g.checked() {
+                g.is_reserved(Slot(slot % g.slots_total as u32));
+            }
+        }
+    }
+}

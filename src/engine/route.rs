@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Which sectors of a request go where.
+//!
+//! A request that meets no entry goes to main whole. One that meets an entry is cut there, so that
+//! every part has one place ([`first_part`]); the rest comes back as a request of its own.
+
+use super::entries::Entry;
+use super::geometry::{mask_of, Geometry};
+use super::Slot;
+
+/// Where the first part of a request belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In no entry: main.
+    Healthy,
+    /// Every sector of the part is held by the slot; `sector` is where, from the region's start.
+    Relocated {
+        /// First sector of the part, from the start of the spare region.
+        sector: u64,
+    },
+    /// In an entry, but at least one sector of the part is not held by its slot.
+    Unset {
+        /// The entry's slot.
+        slot: Slot,
+        /// The entry's whole mask.
+        mask: u64,
+    },
+}
+
+/// How a request is cut inside an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Wherever set and clear bits of the mask meet: a read, whose clear sectors main may still hold.
+    AtMask,
+    /// At the end of the unit only: a write, all of which goes to the slot.
+    AtUnit,
+}
+
+/// The first part of the request for `count` sectors of main from `sector`: its length in sectors
+/// (`1..=count`) and its place.
+///
+/// `entry` is the first entry that the request meets, if it meets any, with its unit.
+pub fn first_part(
+    geometry: &Geometry,
+    sector: u64,
+    count: u32,
+    entry: Option<Entry>,
+    cut: Cut,
+) -> (u32, Place) {
+    let Some(entry) = entry else {
+        return (count, Place::Healthy);
+    };
+    let start = geometry.unit_start(entry.unit);
+    if sector < start {
+        let before = u32::try_from(start - sector).unwrap_or(u32::MAX);
+        return (count.min(before), Place::Healthy);
+    }
+    // An entry that ends before the request is none that the request meets.
+    let Some(offset) = u32::try_from(sector - start)
+        .ok()
+        .filter(|o| *o < geometry.unit_sectors)
+    else {
+        return (count, Place::Healthy);
+    };
+    let rest = count.min(geometry.unit_sectors - offset);
+    let bits = entry.mask >> offset;
+    let (set, clear) = (bits.trailing_ones(), bits.trailing_zeros());
+    let held = Place::Relocated {
+        sector: geometry.slot_sector(entry.slot) + u64::from(offset),
+    };
+    let unset = Place::Unset {
+        slot: entry.slot,
+        mask: entry.mask,
+    };
+    match cut {
+        _ if set >= rest => (rest, held),
+        Cut::AtMask if set > 0 => (set, held),
+        Cut::AtMask => (rest.min(clear), unset),
+        Cut::AtUnit => (rest, unset),
+    }
+}
+
+/// Cuts `count` sectors from `sector` at the end of the unit: the unit's sectors as a mask, and
+/// how many they are (`1..=count` for a `count` above 0).
+pub fn within_unit(geometry: &Geometry, sector: u64, count: u32) -> (u64, u32) {
+    let offset = (sector & u64::from(geometry.unit_sectors - 1)) as u32;
+    let count = count.min(geometry.unit_sectors - offset);
+    (mask_of(offset, count), count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Unit;
+    use super::*;
+    use proptest::prelude::*;
+    use std::vec::Vec;
+
+    proptest! {
+        /// Cutting a request part by part sends each sector where its own entry says.
+        #[test]
+        fn every_sector_goes_to_its_place(
+            shift in 0u32..=6, sector in 0u64..500, count in 1u32..300,
+            masks in proptest::collection::btree_map(0u64..600, any::<u64>(), 0..40),
+            at_mask in any::<bool>(),
+        ) {
+            let g = Geometry::plan(1 << 20, 1 << 16, 1 << shift, 2).unwrap();
+            let entries: Vec<Entry> = masks.iter().enumerate().map(|(i, (unit, mask))| Entry {
+                unit: Unit(*unit),
+                slot: Slot(i as u32),
+                mask: mask & g.unit_mask(Unit(*unit)),
+            }).collect();
+            let cut = if at_mask { Cut::AtMask } else { Cut::AtUnit };
+            let (mut at, mut left) = (sector, count);
+            while left > 0 {
+                let meets = entries.iter().copied().find(|e| {
+                    let start = g.unit_start(e.unit);
+                    start < at + u64::from(left) && start + u64::from(g.unit_sectors) > at
+                });
+                let (length, place) = first_part(&g, at, left, meets, cut);
+                prop_assert!(length >= 1 && length <= left);
+                for s in at..at + u64::from(length) {
+                    let entry = entries.iter().find(|e| e.unit == g.unit_of(s));
+                    let offset = s & u64::from(g.unit_sectors - 1);
+                    match place {
+                        Place::Healthy => prop_assert!(entry.is_none()),
+                        Place::Relocated { sector } => {
+                            let e = entry.unwrap();
+                            prop_assert!(e.mask >> offset & 1 == 1);
+                            prop_assert_eq!(sector + (s - at), g.slot_sector(e.slot) + offset);
+                        }
+                        Place::Unset { slot, .. } => {
+                            prop_assert_eq!(entry.unwrap().slot, slot);
+                            prop_assert!(!at_mask || entry.unwrap().mask >> offset & 1 == 0);
+                        }
+                    }
+                }
+                if let Place::Unset { mask, .. } = place {
+                    let (bits, n) = within_unit(&g, at, length);
+                    prop_assert_eq!(n, length);
+                    prop_assert!(mask & bits != bits);
+                }
+                at += u64::from(length);
+                left -= length;
+            }
+        }
+    }
+}
