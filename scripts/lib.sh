@@ -30,7 +30,7 @@ once() {
 		rm -rf "$dir"
 		mkdir -p "$dir"
 		# Not in an `if` or `||`: that would switch off -e inside.
-		trap 'say "${dir##*/} failed. The end of its log, $log:"; tail -n 20 "$log" >&2' ERR
+		trap '(($? == 0)) || { say "${dir##*/} failed. The end of its log, $log:"; tail -n 20 "$log"; } >&2' EXIT
 		"${@:2}" "$dir" >"$log" 9>&-
 		touch "$dir/.complete"
 		say "${dir##*/} is ready ($((SECONDS - start)) s)"
@@ -64,23 +64,24 @@ need() {
 			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2; }
 }
 
-# bootstrap TARGET PACKAGES [MMDEBSTRAP-OPTION...]: trixie and its backports without documentation.
+# bootstrap TARGET VARIANT PACKAGE...: trixie and its backports, without documentation.
 bootstrap() {
-	local target=$1 packages=$2 from proxy
+	local target=$1 variant=$2 from proxy
 	shift 2
 	need mmdebstrap mmdebstrap
 	from=$(mirror)
 	[[ -n $from ]] || { apt-get update -qq >&2; from=$(mirror); }
 	[[ -n $from ]] || die "no Debian mirror in this machine's apt configuration: set DMREMAP_MIRROR=<url>"
 	proxy=$(apt-config dump --format '%v' Acquire::http::Proxy)
-	# The cache is below a home directory, where apt's own user may not read: so no sandbox user.
-	mmdebstrap --variant=apt --include="$packages" \
+	# The cache is below a home directory, where apt's own user may not read: so no sandbox user. The cleanup that is
+	# skipped would drop apt's package lists, which scripts/kernel reads.
+	mmdebstrap --variant="$variant" --include="$(IFS=,; echo "$*")" \
 		--aptopt='APT::Sandbox::User "root"' --aptopt='APT::Install-Recommends "false"' \
 		--aptopt='Acquire::Languages "none"' ${proxy:+--aptopt="Acquire::http::Proxy \"$proxy\""} \
 		--dpkgopt='force-unsafe-io' \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
 		--dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt='path-exclude=/usr/share/info/*' \
-		"$@" trixie "$target" \
+		--skip=cleanup/apt/lists trixie "$target" \
 		"deb $from trixie main" "deb $from trixie-backports main" 2>&1 |
-		sed -u 's/^/    /' | tee /dev/stderr
+		sed -u 's/^/    /' | tee >(cat >&2)
 }
