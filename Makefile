@@ -1,0 +1,62 @@
+# The commands of this project. Each works as the first one ever run on a Debian machine: what is missing is
+# bootstrapped into ${XDG_CACHE_HOME:-~/.cache}/dm-remap (scripts/toolchain, scripts/kernel, scripts/vm).
+#
+# The kernel build reads Kbuild, not this file.
+
+MAKEFLAGS += --no-print-directory
+
+.PHONY: all module demo test test-host test-vm lint install rust-analyzer clean
+
+all: module
+
+ifdef KDIR
+# Against a prepared tree of the user's, with the user's compilers.
+build := $(CURDIR)/build/kdir
+module:
+	@test -e "$(KDIR)/rust/libkernel.rmeta" || { \
+		echo "KDIR=$(KDIR) has no Rust artefacts (rust/libkernel.rmeta), as header packages leave them out." >&2; \
+		echo "Prepare a tree from the kernel's source: its .config with CONFIG_RUST=y, then 'make rustavailable" \
+			"prepare modules_prepare', then its Module.symvers (build_stock in scripts/kernel does this);" \
+			"or run make without KDIR, which builds for Debian's newest kernel." >&2; \
+		exit 1; }
+	@mkdir -p $(build)
+	$(MAKE) -C "$(KDIR)" M=$(CURDIR) MO=$(build) modules
+else
+build := $(CURDIR)/build/stock
+module:
+	@scripts/build stock
+endif
+
+# The main job from start to end, told to a person.
+demo:
+	@scripts/build stock
+	@scripts/build tools
+	@scripts/vm --kernel stock tests/demo.sh
+
+test:
+	@scripts/test all
+
+test-host:
+	@scripts/test host
+
+# T=name: one scenario of tests/vm. JOBS=n: so many machines at once.
+test-vm:
+	@scripts/test vm $(T)
+
+lint:
+	@scripts/lint
+
+# Into the running kernel's modules, where modprobe and device-mapper find it; DESTDIR= for elsewhere.
+install: module
+	@release=$$(modinfo -F vermagic $(build)/dm-remap.ko | cut -d' ' -f1) && \
+	if [ "$$release" != "$$(uname -r)" ] && [ -z "$(DESTDIR)" ]; then \
+		echo "the module is for $$release, and this machine runs $$(uname -r): build with KDIR=" >&2; exit 1; fi && \
+	install -D -m 644 $(build)/dm-remap.ko "$(DESTDIR)/lib/modules/$$release/updates/dm-remap.ko" && \
+	depmod $(if $(DESTDIR),-b "$(DESTDIR)") "$$release" && echo "installed for $$release"
+
+rust-analyzer:
+	@scripts/build stock rust-analyzer
+	@sed "s#\"/usr/#\"$$(scripts/toolchain path)/usr/#" build/stock/rust-project.json >rust-project.json
+
+clean:
+	rm -rf build rust-project.json

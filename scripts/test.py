@@ -1,0 +1,184 @@
+"""Runs the tests and counts them. Called by scripts/test, inside the toolchain tree.
+
+A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
+
+    # kernels: stock debug        on which kernels (default: both)
+    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s)
+    # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
+    # boots: 98 0                 boots the machine once per number, with the boot's number as first argument;
+                                  the number is the exit status that is expected (98: the script killed the machine)
+
+It prints KTAP: a plan `1..N`, then `ok I - promise` or `not ok I - promise`; deeper levels, as KUnit prints them, are
+indented by four spaces, and of those only the innermost results count. What is wrong otherwise (an unexpected exit
+status, no results, fewer or more than the plan says) counts as one failed test more. tests/vm/lib.sh is /host/lib.sh there.
+
+Logs: build/test/. The last line is `N passed, N failed`.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "build/test"
+RESULT = re.compile(r"^( *)(not )?ok \d+\b *-? *(.*)")
+PLAN = re.compile(r"^( *)1\.\.(\d+)")
+
+
+class Level:
+    """The results at one depth of indentation, since its plan."""
+
+    def __init__(self, indent, plan=None):
+        self.indent, self.plan, self.seen = indent, plan, 0
+
+
+def ktap(text, need_plan=True):
+    """Counts the innermost results of KTAP output: (passed, [failed...], skipped)."""
+    passed, failed, skipped = 0, [], 0
+    levels = []
+
+    def close(deeper_than):
+        """Ends the levels below an indentation; says whether there was one, that is, results inside."""
+        inner = False
+        while levels and levels[-1].indent > deeper_than:
+            level = levels.pop()
+            inner = inner or level.seen > 0
+            if level.plan is None and need_plan and level.indent == 0:
+                failed.append("there is no plan (1..N)")
+            if level.plan not in (None, level.seen):
+                failed.append(f"{level.seen} results of {level.plan} planned")
+        return inner
+
+    for line in text.splitlines():
+        if match := PLAN.match(line):
+            indent = len(match[1])
+            close(indent)
+            if levels and levels[-1].indent == indent:
+                levels[-1].plan = (levels[-1].plan or 0) + int(match[2])
+            else:
+                levels.append(Level(indent, int(match[2])))
+        elif match := RESULT.match(line):
+            indent = len(match[1])
+            inner = close(indent)
+            if not levels or levels[-1].indent < indent:
+                levels.append(Level(indent))
+            levels[-1].seen += 1
+            if "# SKIP" in line:
+                skipped += 1
+            elif inner and not match[2]:
+                pass  # the results inside were counted
+            elif inner and failed:
+                pass  # so were the failures
+            elif match[2]:
+                failed.append(match[3])
+            else:
+                passed += 1
+    any_result = bool(levels) and levels[0].seen > 0
+    close(-1)
+    if not any_result and need_plan:
+        failed.append("there are no results")
+    return passed, failed, skipped
+
+
+def header(script, key, default):
+    match = re.search(rf"^# {key}: *(.*)$", script.read_text(), re.M)
+    return shlex.split(match[1]) if match else default
+
+
+def scenario(script, kernel):
+    """Runs one scenario on one kernel and prints its line."""
+    name = f"{script.stem}-{kernel}"
+    start = time.monotonic()
+    passed, failed, skipped = 0, [], 0
+    options = ["--kernel", kernel, "--timeout", "300"]
+    lib = ROOT / "tests/vm/lib.sh"
+    if lib.exists():
+        options += ["--include", str(lib)]
+    images = []
+    for number, size in enumerate(header(script, "disks", [])):
+        image = LOGS / f"{name}.disk{number}"
+        image.unlink(missing_ok=True)
+        subprocess.run(["truncate", "-s", size, image], check=True)
+        images.append(image)
+        options += ["--disk", str(image)]
+    options += header(script, "vm", [])
+    boots = header(script, "boots", ["0"])
+    with open(LOGS / f"{name}.log", "w", encoding="utf-8") as log:
+        for boot, expected in enumerate(boots, 1):
+            console = LOGS / f"{name}.console{boot if len(boots) > 1 else ''}"
+            args = [str(boot)] if len(boots) > 1 else []
+            run = subprocess.run(
+                [ROOT / "scripts/vm", *options, str(script), *args],
+                env={**os.environ, "VM_LOG": str(console)},
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, errors="replace", check=False,
+            )
+            log.write(run.stdout)
+            log.flush()
+            # A machine that is to be killed cannot finish its plan.
+            more = ktap(run.stdout, need_plan=expected != "98")
+            passed, failed, skipped = passed + more[0], failed + more[1], skipped + more[2]
+            if run.returncode != int(expected):
+                failed.append(f"exit status {run.returncode}: " + "".join(run.stdout.splitlines()[-1:]))
+                break
+    for image in images:
+        if not failed:
+            image.unlink()
+    print(f"{'FAIL' if failed else 'ok':4} {name:40} {passed:4} passed, {len(failed)} failed"
+          + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s", flush=True)
+    for promise in failed:
+        print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
+    return passed, len(failed)
+
+
+def vm_tests(only):
+    scripts = [s for s in sorted((ROOT / "tests/vm").glob("*.sh")) if s.stem != "lib"]
+    runs = [(s, k) for s in scripts for k in header(s, "kernels", ["stock", "debug"])
+            if only in ("", s.stem, f"{s.stem}-{k}")]
+    if not runs:
+        print(f"no such scenario: {only}" if only else "tests/vm has no scenarios")
+        return [(0, 1)]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    jobs = int(os.environ.get("JOBS") or max(1, min(os.cpu_count(), memory // 4)))
+    print(f"{len(runs)} machines, {jobs} at once", flush=True)
+    with ThreadPoolExecutor(jobs) as pool:
+        return list(pool.map(lambda run: scenario(*run), runs))
+
+
+def host_tests():
+    """cargo test, its output kept and its results added up."""
+    print("host tests", flush=True)
+    start = time.monotonic()
+    run = subprocess.run(
+        [ROOT / "scripts/build", "cargo", "test", "--no-fail-fast"],
+        env={**os.environ, "CARGO_PROFILE_TEST_OPT_LEVEL": "2"},  # fast, and overflow is still a panic
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
+    )
+    (LOGS / "host.log").write_text(run.stdout, encoding="utf-8")
+    results = [(int(p), int(f)) for p, f in re.findall(r"^test result: .* (\d+) passed; (\d+) failed", run.stdout, re.M)]
+    passed, failed = (sum(column) for column in zip(*results)) if results else (0, 0)
+    if run.returncode and not failed or not results:
+        failed += 1
+    if failed:
+        print(run.stdout[-4000:])
+    print(f"{'FAIL' if failed else 'ok':4} {'host':40} {passed:4} passed, {failed} failed"
+          f"  {time.monotonic() - start:6.1f} s", flush=True)
+    return [(passed, failed)]
+
+
+def main():
+    what, only = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    results = (host_tests() if what in ("host", "all") else []) + (vm_tests(only) if what in ("vm", "all") else [])
+    passed, failed = (sum(column) for column in zip(*results))
+    print(f"{passed} passed, {failed} failed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
