@@ -65,8 +65,18 @@ pub fn region_of(unit: Unit) -> u64 {
 pub fn first_from(sorted: &[Packed], region: u64, from: Unit) -> Option<Entry> {
     let start = region << REGION_SHIFT;
     let offset = from.0.saturating_sub(start);
-    let at = sorted.partition_point(|p| u64::from(p.offset) < offset);
-    sorted.get(at).map(|p| p.entry(region))
+    // `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
+    let mut rest = sorted;
+    while let Some((before, [middle, after @ ..])) = rest.split_at_checked(rest.len() / 2) {
+        rest = if u64::from(middle.offset) < offset {
+            after
+        } else if before.last().is_none_or(|p| u64::from(p.offset) < offset) {
+            return Some(middle.entry(region));
+        } else {
+            before
+        };
+    }
+    None
 }
 
 /// The entries `sorted` with that of `unit` replaced by `new`, added, or removed (`None`).
@@ -86,6 +96,37 @@ pub fn updated<'a>(
     before.iter().copied().chain(new).chain(after.iter().copied())
 }
 
+/// Sorts `entries` by unit, in place, O(n log n): heap sort.
+///
+/// `core`'s own sort calls a panic function that objtool does not know for one that never returns.
+pub fn sort_by_unit(entries: &mut [Entry]) {
+    let unit = |entries: &[Entry], at: usize| entries.get(at).map(|e| e.unit);
+    // Moves the entry at `root` down until both below it are smaller.
+    let sift = |heap: &mut [Entry], mut root: usize| loop {
+        let left = root.saturating_mul(2).saturating_add(1);
+        let right = left.saturating_add(1);
+        let larger = if unit(heap, right) > unit(heap, left) {
+            right
+        } else {
+            left
+        };
+        if unit(heap, larger) <= unit(heap, root) {
+            return;
+        }
+        heap.swap(root, larger);
+        root = larger;
+    };
+    for root in (0..entries.len() / 2).rev() {
+        sift(entries, root);
+    }
+    for end in (1..entries.len()).rev() {
+        entries.swap(0, end);
+        if let Some(heap) = entries.get_mut(..end) {
+            sift(heap, 0);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +140,16 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn sorting_is_that_of_the_standard_library(units in proptest::collection::vec(0u64..500, 0..300)) {
+            let mut entries: Vec<Entry> = units.iter().enumerate()
+                .map(|(n, u)| Entry { unit: Unit(*u), slot: Slot(n as u32), mask: 0 }).collect();
+            sort_by_unit(&mut entries);
+            let mut expected = units;
+            expected.sort_unstable();
+            prop_assert!(entries.iter().map(|e| e.unit.0).eq(expected));
+        }
+
         #[test]
         fn updates_and_lookups_agree_with_a_map(
             region in 0u64..1 << 40,

@@ -174,26 +174,38 @@ fn header(magic: [u8; 8], uuid: Uuid, number: u64, generation: u64) -> Header {
     }
 }
 
+/// Why a superblock cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It is damaged or none at all; the other copy may do.
+    Damaged(Refusal),
+    /// It is sound, and this version must not touch the spare, whatever the other copy says.
+    Unsupported(Refusal),
+}
+
 impl Superblock {
     /// Reads copy `copy` (0 or 1).
-    pub fn read(block: &Block, copy: u64, crc32c: Crc32c) -> Result<Self, Refusal> {
+    pub fn read(block: &Block, copy: u64, crc32c: Crc32c) -> Result<Self, Fault> {
+        use Fault::{Damaged, Unsupported};
         let Ok(s) = SuperblockOnDisk::ref_from_bytes(block) else {
-            return Err(c"Superblock has the wrong size");
+            return Err(Damaged(c"Superblock has the wrong size"));
         };
         if s.header.magic != SUPERBLOCK_MAGIC {
-            return Err(c"Spare holds foreign data: it is neither blank nor a dm-remap spare");
+            return Err(Damaged(
+                c"Spare holds foreign data: it is neither blank nor a dm-remap spare",
+            ));
         }
         if s.header.crc.get() != checksum(block, crc32c) {
-            return Err(c"Superblock: wrong checksum");
+            return Err(Damaged(c"Superblock: wrong checksum"));
         }
         if s.header.version.get() != VERSION {
-            return Err(c"Superblock: unknown format version");
-        }
-        if s.header.number.get() != copy {
-            return Err(c"Superblock: not the copy that belongs here");
+            return Err(Unsupported(c"Superblock: unknown format version"));
         }
         if s.incompat.get() != 0 {
-            return Err(c"Superblock: unknown incompatible feature");
+            return Err(Unsupported(c"Superblock: unknown incompatible feature"));
+        }
+        if s.header.number.get() != copy {
+            return Err(Damaged(c"Superblock: not the copy that belongs here"));
         }
         let geometry = Geometry {
             unit_sectors: s.unit_sectors.get(),
@@ -209,10 +221,32 @@ impl Superblock {
             uuid: s.header.uuid,
             generation: s.header.generation.get(),
             read_only: s.ro_compat.get() != 0,
-            geometry: geometry.checked()?,
+            geometry: geometry.checked().map_err(Damaged)?,
             created: s.created.get(),
             label: s.label,
         })
+    }
+
+    /// Chooses between the two copies, either of which may be unusable.
+    ///
+    /// Returns the superblock and whether each copy needs to be written again.
+    pub fn choose(
+        copies: [Result<Self, Fault>; 2],
+    ) -> Result<(Self, [bool; 2]), Refusal> {
+        match copies {
+            [Err(Fault::Unsupported(why)), _] | [_, Err(Fault::Unsupported(why))] => Err(why),
+            [Err(Fault::Damaged(why)), Err(_)] => Err(why),
+            [Ok(a), Err(_)] => Ok((a, [false, true])),
+            [Err(_), Ok(b)] => Ok((b, [true, false])),
+            [Ok(a), Ok(b)] if a.uuid != b.uuid => {
+                Err(c"Superblocks at the two ends belong to different spares")
+            }
+            [Ok(a), Ok(b)] => Ok(match a.generation.cmp(&b.generation) {
+                core::cmp::Ordering::Less => (b, [true, false]),
+                core::cmp::Ordering::Equal => (a, [false, false]),
+                core::cmp::Ordering::Greater => (a, [false, true]),
+            }),
+        }
     }
 
     /// Writes copy `copy` (0 or 1) into `block`.
@@ -419,6 +453,22 @@ mod tests {
         copy_record(&mut other, &b, 2);
         assert_eq!(other[128..160], b[128..160]);
         assert!(other[..128].iter().chain(&other[160..]).all(|b| *b == 0));
+    }
+
+    #[test]
+    fn of_two_superblocks_the_newer_sound_one_counts() {
+        let old = superblock();
+        let new = Superblock { generation: 8, ..superblock() };
+        let other = Superblock { uuid: [1; 16], ..superblock() };
+        let damaged = || Err(Fault::Damaged(c"x"));
+        let choose = Superblock::choose;
+        assert_eq!(choose([Ok(old.clone()), Ok(new.clone())]), Ok((new.clone(), [true, false])));
+        assert_eq!(choose([Ok(new.clone()), Ok(old.clone())]), Ok((new, [false, true])));
+        assert_eq!(choose([damaged(), Ok(old.clone())]), Ok((old.clone(), [true, false])));
+        assert_eq!(choose([Ok(old.clone()), damaged()]), Ok((old.clone(), [false, true])));
+        assert!(choose([damaged(), damaged()]).is_err());
+        assert!(choose([Ok(old.clone()), Ok(other)]).is_err());
+        assert!(choose([Ok(old), Err(Fault::Unsupported(c"x"))]).is_err());
     }
 
     proptest! {

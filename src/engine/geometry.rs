@@ -203,7 +203,7 @@ impl Geometry {
     /// First sector of `slot`, from the start of the region.
     pub fn slot_sector(&self, slot: Slot) -> u64 {
         self.data_start
-            .wrapping_add(u64::from(slot.0) << self.unit_shift())
+            .wrapping_add(u64::from(slot.0).wrapping_shl(self.unit_shift()))
     }
 
     /// The slot that record `index` of table block `block` describes, if there is one.
@@ -239,12 +239,12 @@ impl Geometry {
 
     /// The unit that holds `sector` of main.
     pub fn unit_of(&self, sector: u64) -> Unit {
-        Unit(sector >> self.unit_shift())
+        Unit(sector.wrapping_shr(self.unit_shift()))
     }
 
     /// First sector of `unit` on main.
     pub fn unit_start(&self, unit: Unit) -> u64 {
-        unit.0 << self.unit_shift()
+        unit.0.wrapping_shl(self.unit_shift())
     }
 
     /// Number of units on main; the last may be cut short by the end of the device.

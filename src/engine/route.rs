@@ -53,21 +53,21 @@ pub fn first_part(
     };
     let start = geometry.unit_start(entry.unit);
     if sector < start {
-        let before = u32::try_from(start - sector).unwrap_or(u32::MAX);
+        let before = u32::try_from(start.wrapping_sub(sector)).unwrap_or(u32::MAX);
         return (count.min(before), Place::Healthy);
     }
     // An entry that ends before the request is none that the request meets.
-    let Some(offset) = u32::try_from(sector - start)
+    let Some(offset) = u32::try_from(sector.wrapping_sub(start))
         .ok()
         .filter(|o| *o < geometry.unit_sectors)
     else {
         return (count, Place::Healthy);
     };
-    let rest = count.min(geometry.unit_sectors - offset);
-    let bits = entry.mask >> offset;
+    let rest = count.min(geometry.unit_sectors.wrapping_sub(offset));
+    let bits = entry.mask.wrapping_shr(offset);
     let (set, clear) = (bits.trailing_ones(), bits.trailing_zeros());
     let held = Place::Relocated {
-        sector: geometry.slot_sector(entry.slot) + u64::from(offset),
+        sector: geometry.slot_sector(entry.slot).wrapping_add(u64::from(offset)),
     };
     let unset = Place::Unset {
         slot: entry.slot,

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+#include "helpers.h"
+
+#include <linux/ratelimit.h>
+#include <linux/sched/mm.h>
+
+void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev)
+{
+	bio_set_dev(bio, bdev);
+}
+
+/* @data: in the direct mapping (kmalloc), @bio: with room for it. */
+void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len)
+{
+	bio_add_virt_nofail(bio, data, len);
+}
+
+/* @len: at most a page. */
+void dmr_bio_add_zeroes(struct bio *bio, unsigned int len)
+{
+	__bio_add_page(bio, ZERO_PAGE(0), len, 0);
+}
+
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance)
+{
+	return alloc_workqueue("%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name, instance);
+}
+
+unsigned int dmr_memalloc_noio_save(void)
+{
+	return memalloc_noio_save();
+}
+
+void dmr_memalloc_noio_restore(unsigned int flags)
+{
+	memalloc_noio_restore(flags);
+}
+
+sector_t dmr_bdev_nr_sectors(struct block_device *bdev)
+{
+	return bdev_nr_sectors(bdev);
+}
+
+unsigned int dmr_bdev_logical_block_size(struct block_device *bdev)
+{
+	return bdev_logical_block_size(bdev);
+}
+
+unsigned int dmr_bdev_physical_block_size(struct block_device *bdev)
+{
+	return bdev_physical_block_size(bdev);
+}
+
+bool dmr_bdev_is_zoned(struct block_device *bdev)
+{
+	return bdev_is_zoned(bdev);
+}
+
+bool dmr_ratelimit(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
+}
+
+void dmr_init_work(struct work_struct *work, work_func_t func)
+{
+	INIT_WORK(work, func);
+}

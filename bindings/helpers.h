@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/* Inline functions and macros of the kernel, made callable from Rust. Nothing but glue. */
+#ifndef DM_REMAP_HELPERS_H
+#define DM_REMAP_HELPERS_H
+
+#include <linux/device-mapper.h>
+#include <linux/workqueue.h>
+
+void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev);
+void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len);
+void dmr_bio_add_zeroes(struct bio *bio, unsigned int len);
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance);
+unsigned int dmr_memalloc_noio_save(void);
+void dmr_memalloc_noio_restore(unsigned int flags);
+sector_t dmr_bdev_nr_sectors(struct block_device *bdev);
+unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
+unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
+bool dmr_bdev_is_zoned(struct block_device *bdev);
+bool dmr_ratelimit(void);
+void dmr_init_work(struct work_struct *work, work_func_t func);
+
+#endif

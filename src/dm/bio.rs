@@ -1,0 +1,434 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A bio on its way through a target.
+//!
+//! Device-mapper hands the target a clone of the submitter's bio. The clone is owned by whoever has
+//! one of the three types here, in the order in which they can follow each other:
+//!
+//! ```text
+//! map           MapBio ──remap──> lower device ──error──> EndBio ──pass_on──> submitter
+//!                 │  └──complete──> submitter                │
+//!                 └─────defer─────> DeferredBio <───defer────┘
+//!                                     └──complete──> submitter
+//! ```
+//!
+//! Each is used up by the step that gives the clone away, and the callbacks must return the token
+//! ([`Mapped`], [`Ended`]) that only those steps make.
+//!
+//! Every clone has a [`PerBio`] in front of it (`per_io_data_size`): what is needed to submit parts
+//! of it again, as the lower device moves `bi_iter` on, and the work item to do it from.
+//!
+//! C: `include/linux/bio.h`, `drivers/md/dm.c`, `drivers/md/dm-bio-record.h`.
+
+use super::{
+    bindings,
+    device::Device,
+    io::submit_and_wait,
+    target::{Target, TargetInfo},
+    workqueue::Queue,
+    Status,
+};
+use core::{
+    marker::PhantomData,
+    mem::{offset_of, ManuallyDrop},
+    ptr::NonNull,
+};
+use kernel::{
+    bindings::{bio, bio_endio, bio_init_clone, bio_trim, bvec_iter, work_struct},
+    prelude::*,
+    types::Opaque,
+};
+
+/// What a bio asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Op {
+    /// Data from the device.
+    Read,
+    /// Data to the device.
+    Write,
+    /// Zeroes to the device, without a payload.
+    WriteZeroes,
+    /// The sectors' content is not needed any more.
+    Discard,
+    /// No sectors: everything completed so far must be on the medium.
+    Flush,
+    /// Anything else.
+    Other,
+}
+
+/// Device-mapper's per-bio data of every target made with this layer.
+///
+/// # Invariants
+///
+/// `iter` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from
+/// a `defer` on.
+#[repr(C)]
+pub(super) struct PerBio {
+    work: Opaque<work_struct>,
+    ti: *mut bindings::dm_target,
+    iter: bvec_iter,
+    status: Status,
+    /// The target is through with the bio: the next completion is the last.
+    done: bool,
+}
+
+/// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
+/// bookkeeping begins (`dm_per_bio_data`).
+pub(super) const PER_BIO_SIZE: usize = size_of::<PerBio>();
+
+/// A pointer to a clone that device-mapper handed to the target, which owns it now.
+///
+/// # Invariants
+///
+/// Valid, with a [`PerBio`], and nobody else uses it.
+#[derive(Clone, Copy)]
+struct Raw(NonNull<bio>);
+
+impl Raw {
+    fn ptr(self) -> *mut bio {
+        self.0.as_ptr()
+    }
+
+    fn per_bio(self) -> *mut PerBio {
+        // SAFETY: By the invariant a device-mapper clone with `PER_BIO_SIZE` bytes of data.
+        unsafe { bindings::dm_per_bio_data(self.ptr(), PER_BIO_SIZE) }.cast()
+    }
+
+    fn opf(self) -> u32 {
+        // SAFETY: Valid by the invariant.
+        unsafe { (*self.ptr()).bi_opf }
+    }
+
+    fn op(self) -> Op {
+        match self.opf() & bindings::REQ_OP_MASK {
+            kernel::bindings::req_op_REQ_OP_READ => Op::Read,
+            kernel::bindings::req_op_REQ_OP_WRITE => {
+                // An empty write with a preflush is how a flush reaches a bio based driver.
+                // SAFETY: Valid by the invariant.
+                if unsafe { (*self.ptr()).bi_iter.bi_size } == 0 && self.has(bindings::REQ_PREFLUSH)
+                {
+                    Op::Flush
+                } else {
+                    Op::Write
+                }
+            }
+            kernel::bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
+            kernel::bindings::req_op_REQ_OP_DISCARD => Op::Discard,
+            kernel::bindings::req_op_REQ_OP_FLUSH => Op::Flush,
+            _ => Op::Other,
+        }
+    }
+
+    fn has(self, flag: u32) -> bool {
+        self.opf() & flag != 0
+    }
+
+    /// Gives the bio to [`run`] on `queue`.
+    fn enqueue(self, ti: &TargetInfo, queue: &Queue, status: Status) {
+        let per_bio = self.per_bio();
+        // SAFETY: The per-bio data is valid for writes and nobody else's. The work is initialised
+        // before it is queued, and not queued already: a bio is with the target or with the queue.
+        unsafe {
+            (*per_bio).ti = ti.as_ptr();
+            (*per_bio).status = status;
+            bindings::dmr_init_work((*per_bio).work.get(), ti.work_function());
+            kernel::bindings::queue_work_on(
+                kernel::bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
+                queue.as_ptr(),
+                (*per_bio).work.get(),
+            );
+        }
+    }
+
+    /// Completes the bio towards the submitter; the target does not hear of it again.
+    fn complete(self, status: Status) {
+        // SAFETY: Valid and ours by the invariant; `bio_endio` takes it over. It calls
+        // device-mapper's `clone_endio`, which calls `end_io`, which sees `done`.
+        unsafe {
+            (*self.per_bio()).done = true;
+            (*self.ptr()).bi_status = status.0;
+            bio_endio(self.ptr());
+        }
+    }
+}
+
+/// What [`Target::map`] did with the bio.
+#[must_use]
+pub(crate) struct Mapped(pub(super) u32);
+
+/// A bio in [`Target::map`]: it must not sleep.
+pub(crate) struct MapBio<'a> {
+    bio: Raw,
+    ti: &'a TargetInfo,
+}
+
+impl<'a> MapBio<'a> {
+    /// # Safety
+    ///
+    /// `bio` must be the clone that device-mapper passed to `map` for `ti`, and used by nothing else.
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(bio: NonNull<bio>, ti: &'a TargetInfo) -> Self {
+        // INVARIANT: By the requirement; `ctr`'s trampoline asked for the per-bio data.
+        Self { bio: Raw(bio), ti }
+    }
+
+    /// What it asks for.
+    #[inline(always)]
+    pub(crate) fn op(&self) -> Op {
+        self.bio.op()
+    }
+
+    /// Its first sector, from the target's start.
+    #[inline(always)]
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: Valid by the invariant of `Raw`.
+        let sector = unsafe { (*self.bio.ptr()).bi_iter.bi_sector };
+        sector.wrapping_sub(self.ti.begin())
+    }
+
+    /// Its length in sectors, 0 for a flush.
+    #[inline(always)]
+    pub(crate) fn sectors(&self) -> u32 {
+        // SAFETY: Valid by the invariant of `Raw`.
+        unsafe { (*self.bio.ptr()).bi_iter.bi_size >> 9 }
+    }
+
+    /// Whether the submitter would rather have [`Status::AGAIN`] than wait.
+    pub(crate) fn is_nowait(&self) -> bool {
+        self.bio.has(bindings::REQ_NOWAIT)
+    }
+
+    /// Which of the duplicates of a flush it is, from 0.
+    pub(crate) fn number(&self) -> u32 {
+        // SAFETY: Valid by the invariant of `Raw`.
+        unsafe { bindings::dm_bio_get_target_bio_nr(self.bio.ptr()) }
+    }
+
+    /// Cuts the bio to its first `sectors` sectors; the rest comes as another one.
+    ///
+    /// `false`, and nothing done, where the bio may not be cut there: `sectors` is 0 or longer than
+    /// the bio, or the write is atomic. (Duplicates, which may not be cut either, have no sectors.)
+    pub(crate) fn accept(&mut self, sectors: u32) -> bool {
+        if sectors == 0 || sectors > self.sectors() || self.bio.has(bindings::REQ_ATOMIC) {
+            return false;
+        }
+        if sectors < self.sectors() {
+            // SAFETY: Called from `map`, with a bio that none of the function's `BUG_ON`s catches:
+            // only flushes are sent in duplicate (`Setup`), zoned devices are not opened.
+            unsafe { bindings::dm_accept_partial_bio(self.bio.ptr(), sectors) };
+        }
+        true
+    }
+
+    fn record(&self) {
+        let per_bio = self.bio.per_bio();
+        // SAFETY: Both are valid and nobody else's.
+        unsafe {
+            (*per_bio).iter = (*self.bio.ptr()).bi_iter;
+            (*per_bio).done = false;
+        }
+    }
+
+    /// Sends the bio to `sector` of `device`.
+    #[inline(always)]
+    pub(crate) fn remap(self, device: &Device, sector: u64) -> Mapped {
+        self.record();
+        // SAFETY: The bio is valid and ours; the device is open, and stays so until the destructor,
+        // for which device-mapper waits until all bios are complete.
+        unsafe {
+            bindings::dmr_bio_set_dev(self.bio.ptr(), device.bdev());
+            (*self.bio.ptr()).bi_iter.bi_sector = sector;
+        }
+        Mapped(bindings::DM_MAPIO_REMAPPED)
+    }
+
+    /// Gives the bio to [`Target::process`] on `queue`, with [`Status::OK`].
+    pub(crate) fn defer(self, queue: &Queue) -> Mapped {
+        self.record();
+        self.bio.enqueue(self.ti, queue, Status::OK);
+        Mapped(bindings::DM_MAPIO_SUBMITTED)
+    }
+
+    /// Completes the bio.
+    pub(crate) fn complete(self, status: Status) -> Mapped {
+        self.bio.complete(status);
+        Mapped(bindings::DM_MAPIO_SUBMITTED)
+    }
+}
+
+/// What [`Target::end_io_error`] did with the bio.
+#[must_use]
+pub(crate) struct Ended(pub(super) u32);
+
+/// A remapped bio that failed. Any context: nothing may sleep.
+pub(crate) struct EndBio<'a> {
+    bio: Raw,
+    ti: &'a TargetInfo,
+    status: Status,
+}
+
+impl<'a> EndBio<'a> {
+    /// Whether the target is through with `bio`.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must be the clone that device-mapper passed to `end_io`.
+    pub(super) unsafe fn is_done(bio: NonNull<bio>) -> bool {
+        // SAFETY: Valid by the requirement, and `map` recorded it.
+        unsafe { (*Raw(bio).per_bio()).done }
+    }
+
+    /// # Safety
+    ///
+    /// `bio` must be the clone that device-mapper passed to `end_io` for `ti`, used by nothing else,
+    /// and `status` the error.
+    pub(super) unsafe fn from_raw(bio: NonNull<bio>, ti: &'a TargetInfo, status: Status) -> Self {
+        Self {
+            // INVARIANT: By the requirement.
+            bio: Raw(bio),
+            ti,
+            status,
+        }
+    }
+
+    /// What it asked for.
+    pub(crate) fn op(&self) -> Op {
+        self.bio.op()
+    }
+
+    /// How the lower device ended it.
+    pub(crate) fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether it is a read that nobody waits for.
+    pub(crate) fn is_readahead(&self) -> bool {
+        self.bio.has(bindings::REQ_RAHEAD)
+    }
+
+    /// Lets the submitter have the error.
+    pub(crate) fn pass_on(self) -> Ended {
+        Ended(bindings::DM_ENDIO_DONE)
+    }
+
+    /// Gives the bio to [`Target::process`] on `queue`, with its error.
+    pub(crate) fn defer(self, queue: &Queue) -> Ended {
+        self.bio.enqueue(self.ti, queue, self.status);
+        Ended(bindings::DM_ENDIO_INCOMPLETE)
+    }
+}
+
+/// A bio in [`Target::process`]: process context, it may sleep.
+///
+/// Dropped without [`DeferredBio::complete`], it fails.
+pub(crate) struct DeferredBio<'a> {
+    bio: Raw,
+    ti: &'a TargetInfo,
+    _life: PhantomData<&'a ()>,
+}
+
+/// The work function of target `T`'s deferred bios.
+///
+/// # Safety
+///
+/// `work` must be that of the [`PerBio`] of a bio that [`Raw::enqueue`] queued for `T`.
+pub(super) unsafe extern "C" fn run<T: Target>(work: *mut work_struct) {
+    // SAFETY: By the requirement the work lies in a `PerBio`.
+    let per_bio = unsafe { work.byte_sub(offset_of!(PerBio, work)) }.cast::<PerBio>();
+    // SAFETY: The data is that of a clone of device-mapper's, `PER_BIO_SIZE` bytes.
+    let bio = unsafe { bindings::dm_bio_from_per_bio_data(per_bio.cast(), PER_BIO_SIZE) };
+    let Some(bio) = NonNull::new(bio) else { return };
+    // SAFETY: `enqueue` wrote all of it; `ti` lives until all its bios are complete. The iterator
+    // is put back as `map` found it: the lower device has moved it on.
+    let ti = unsafe {
+        (*bio.as_ptr()).bi_iter = (*per_bio).iter;
+        TargetInfo::from_raw((*per_bio).ti)
+    };
+    // SAFETY: The target is alive: this bio is not complete.
+    let data = unsafe { ti.data::<T>() };
+    // INVARIANT: The work runs once, so the bio is nobody else's.
+    let bio = DeferredBio {
+        bio: Raw(bio),
+        ti,
+        _life: PhantomData,
+    };
+    T::process(data, ti, bio);
+}
+
+impl DeferredBio<'_> {
+    /// What it asks for.
+    pub(crate) fn op(&self) -> Op {
+        self.bio.op()
+    }
+
+    /// Its first sector, from the target's start.
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: Valid by the invariant of `Raw`; `run` restored the iterator.
+        let sector = unsafe { (*self.bio.ptr()).bi_iter.bi_sector };
+        sector.wrapping_sub(self.ti.begin())
+    }
+
+    /// Its length in sectors.
+    pub(crate) fn sectors(&self) -> u32 {
+        // SAFETY: Valid by the invariant of `Raw`; `run` restored the iterator.
+        unsafe { (*self.bio.ptr()).bi_iter.bi_size >> 9 }
+    }
+
+    /// The error that it failed with; [`Status::OK`] if it was deferred before it was submitted.
+    pub(crate) fn status(&self) -> Status {
+        // SAFETY: `enqueue` wrote it.
+        unsafe { (*self.bio.per_bio()).status }
+    }
+
+    /// Performs the bio's operation for `count` of its sectors from its sector `skip` on, at `sector`
+    /// of `device`, and waits. Keeps FUA. Writes zeroes for [`Op::WriteZeroes`]. May sleep.
+    ///
+    /// Fails with [`Status::IOERR`] for sectors that the bio does not have.
+    pub(crate) fn transfer(&self, device: &Device, sector: u64, skip: u32, count: u32) -> Status {
+        if count == 0 || skip.checked_add(count).is_none_or(|end| end > self.sectors()) {
+            return Status::IOERR;
+        }
+        match self.op() {
+            Op::Read | Op::Write => (),
+            Op::WriteZeroes => {
+                return device.write_zeroes(sector, count, self.bio.has(bindings::REQ_FUA))
+            }
+            _ => return Status::NOTSUPP,
+        }
+        // SAFETY: The clone shares the bio's pages, which stay until the bio is complete, and that
+        // needs `self`. It gets no memory but for what a bio with an encryption or integrity
+        // context has, which device-mapper does not send to targets that do not ask for it. The
+        // device is set after the cloning, as only that forgets that the bio was already
+        // translated to a whole disk's sectors (`BIO_REMAPPED`).
+        unsafe {
+            submit_and_wait(|clone| {
+                if bio_init_clone(core::ptr::null_mut(), clone, self.bio.ptr(), NOIO) != 0 {
+                    return Err(Status::RESOURCE);
+                }
+                bio_trim(clone, skip.into(), count.into());
+                bindings::dmr_bio_set_dev(clone, device.bdev());
+                // It is waited for now, whatever the submitter wanted.
+                (*clone).bi_opf &= !(bindings::REQ_NOWAIT
+                    | bindings::REQ_RAHEAD
+                    | bindings::REQ_POLLED
+                    | bindings::REQ_PREFLUSH);
+                (*clone).bi_iter.bi_sector = sector;
+                Ok(())
+            })
+        }
+    }
+
+    /// Completes the bio.
+    pub(crate) fn complete(self, status: Status) {
+        ManuallyDrop::new(self).bio.complete(status);
+    }
+}
+
+/// Callers are in a [`super::NoIo`] scope, which takes the I/O out of it.
+const NOIO: kernel::bindings::gfp_t = kernel::bindings::GFP_KERNEL;
+
+impl Drop for DeferredBio<'_> {
+    fn drop(&mut self) {
+        self.bio.complete(Status::IOERR);
+    }
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ranges of devices that belong to one mapped device at a time.
+//!
+//! Device-mapper lets any number of mapped devices open the same device. A target that writes to
+//! a range on its own account claims it first. Tables of one mapped device, the live and the
+//! loaded one, may claim the same range: their lives do not overlap.
+
+use super::{device::DeviceRange, target::TargetInfo};
+use kernel::{prelude::*, sync::global_lock};
+
+global_lock! {
+    // SAFETY: Initialised by `init_claims`, which the module calls before it registers a target.
+    unsafe(uninit) static CLAIMS: Mutex<KVec<(usize, DeviceRange)>> = KVec::new();
+}
+
+/// Prepares the list of claims.
+///
+/// # Safety
+///
+/// Must be called exactly once, before any target is registered.
+pub(crate) unsafe fn init_claims() {
+    // SAFETY: Exactly once, by this function's requirement.
+    unsafe { CLAIMS.init() };
+}
+
+/// A range claimed by a mapped device, until dropped.
+///
+/// # Invariants
+///
+/// The pair is in the list of claims, once for this object.
+pub(crate) struct Claim(usize, DeviceRange);
+
+impl Claim {
+    /// Claims `range` for the mapped device that `ti` is part of. May sleep.
+    ///
+    /// Errors: `EBUSY` if another one holds some of it, `ENOMEM`.
+    pub(crate) fn new(ti: &TargetInfo, range: DeviceRange) -> Result<Self> {
+        let owner = ti.mapped_device();
+        let mut claims = CLAIMS.lock();
+        if claims.iter().any(|(o, r)| *o != owner && r.overlaps(&range)) {
+            return Err(EBUSY);
+        }
+        claims.push((owner, range), GFP_KERNEL)?;
+        // INVARIANT: Just added.
+        Ok(Self(owner, range))
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut claims = CLAIMS.lock();
+        let at = claims.iter().position(|c| *c == (self.0, self.1));
+        if let Some(at) = at {
+            let _ = claims.remove(at);
+        }
+        if claims.is_empty() {
+            // Nothing may be left at module exit: statics are not dropped.
+            *claims = KVec::new();
+        }
+    }
+}

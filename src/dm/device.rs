@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Underlying devices of a target.
+
+use super::{bindings, target::TargetInfo};
+use core::ptr::NonNull;
+use kernel::prelude::*;
+
+/// A device that a target opened with [`super::Setup::device`]; closed when dropped.
+///
+/// # Invariants
+///
+/// `dev` was returned by `dm_get_device` for `ti` and not put yet. `ti` outlives this object: it
+/// lives in the target's data, which the destructor's trampoline drops.
+pub(crate) struct Device {
+    ti: NonNull<bindings::dm_target>,
+    dev: NonNull<bindings::dm_dev>,
+}
+
+// SAFETY: Nothing of it is bound to a thread.
+unsafe impl Send for Device {}
+// SAFETY: All methods read what does not change while the device is open.
+unsafe impl Sync for Device {}
+
+/// Sectors of a disk, in the numbers of the whole disk: comparable between its partitions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceRange {
+    disk: usize,
+    from: u64,
+    to: u64,
+}
+
+impl DeviceRange {
+    /// Whether both have a sector in common.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        self.disk == other.disk && self.from < other.to && other.from < self.to
+    }
+}
+
+impl Device {
+    /// Opens `path` in the table's mode. May sleep.
+    pub(super) fn open(ti: &TargetInfo, path: &CStr) -> Result<Self> {
+        let mut dev = core::ptr::null_mut();
+        // SAFETY: `ti` is a target under construction or running, `path` a C string, `dev` a valid
+        // place for the result.
+        kernel::error::to_result(unsafe {
+            bindings::dm_get_device(
+                ti.as_ptr(),
+                path.as_char_ptr(),
+                bindings::dm_table_get_mode((*ti.as_ptr()).table),
+                &mut dev,
+            )
+        })?;
+        let ti = NonNull::new(ti.as_ptr()).ok_or(EINVAL)?;
+        // INVARIANT: `dm_get_device` succeeded.
+        Ok(Self {
+            ti,
+            dev: NonNull::new(dev).ok_or(ENODEV)?,
+        })
+    }
+
+    pub(super) fn dm_dev(&self) -> *mut bindings::dm_dev {
+        self.dev.as_ptr()
+    }
+
+    /// The block device; valid as long as `self`.
+    #[inline(always)]
+    pub(super) fn bdev(&self) -> *mut kernel::bindings::block_device {
+        // SAFETY: By the invariant `dev` is open, and its `bdev` does not change.
+        unsafe { (*self.dev.as_ptr()).bdev }
+    }
+
+    /// The device's name as tables print it, `major:minor`.
+    pub(crate) fn name(&self) -> &str {
+        // SAFETY: By the invariant `dev` is open; the name in it is a C string that
+        // `dm_get_device` wrote and nobody changes.
+        let name = unsafe { CStr::from_ptr((*self.dev.as_ptr()).name.as_ptr().cast()) };
+        name.to_str().unwrap_or("?")
+    }
+
+    /// Length in sectors.
+    pub(crate) fn sectors(&self) -> u64 {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_nr_sectors(self.bdev()) }
+    }
+
+    /// Logical block size in sectors.
+    pub(crate) fn logical_block(&self) -> u32 {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_logical_block_size(self.bdev()) >> 9 }
+    }
+
+    /// Physical block size in sectors.
+    pub(crate) fn physical_block(&self) -> u32 {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_physical_block_size(self.bdev()) >> 9 }
+    }
+
+    /// Whether it is a zoned device.
+    pub(crate) fn is_zoned(&self) -> bool {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_is_zoned(self.bdev()) }
+    }
+
+    /// The range of `count` sectors from `start`, comparable with those of other devices.
+    pub(crate) fn range(&self, start: u64, count: u64) -> DeviceRange {
+        // SAFETY: The block device is open as long as `self`; both fields are constant.
+        let (disk, base) = unsafe { ((*self.bdev()).bd_disk, (*self.bdev()).bd_start_sect) };
+        let from = base.saturating_add(start);
+        DeviceRange {
+            disk: disk as usize,
+            from,
+            to: from.saturating_add(count),
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant, open, for this target, and not put yet.
+        unsafe { bindings::dm_put_device(self.ti.as_ptr(), self.dev.as_ptr()) };
+    }
+}

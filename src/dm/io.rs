@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Synchronous I/O of a target's own, as for metadata.
+
+use super::{bindings, device::Device, Status};
+use core::mem::MaybeUninit;
+use kernel::{
+    bindings::{bio, bio_init, bio_uninit, bio_vec, submit_bio_wait},
+    prelude::*,
+};
+
+/// Memory for I/O: zeroed, physically contiguous, aligned to its size if that is a power of two.
+pub(crate) struct IoBuffer(KVec<u8>);
+
+impl IoBuffer {
+    /// Allocates `len` bytes, a multiple of 512. May sleep.
+    pub(crate) fn new(len: usize) -> Result<Self> {
+        if len % 512 != 0 {
+            return Err(EINVAL);
+        }
+        Ok(Self(KVec::zeroed(len, GFP_KERNEL)?))
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Its bytes, to change.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Device {
+    /// Reads `sectors` sectors from `sector` into the beginning of `buffer`. May sleep.
+    pub(crate) fn read(
+        &self,
+        sector: u64,
+        sectors: u32,
+        buffer: &mut IoBuffer,
+    ) -> Result<(), Status> {
+        self.transfer(
+            kernel::bindings::req_op_REQ_OP_READ | bindings::REQ_META | bindings::REQ_SYNC,
+            sector,
+            sectors,
+            buffer,
+        )
+    }
+
+    /// Writes `sectors` sectors to `sector` from the beginning of `buffer`. May sleep.
+    ///
+    /// `durable`: all that this device completed before is on its medium before this write is, and
+    /// this write is when the function returns (`REQ_PREFLUSH | REQ_FUA`).
+    pub(crate) fn write(
+        &self,
+        sector: u64,
+        sectors: u32,
+        buffer: &mut IoBuffer,
+        durable: bool,
+    ) -> Result<(), Status> {
+        let mut flags = bindings::REQ_META | bindings::REQ_SYNC;
+        if durable {
+            flags |= bindings::REQ_PREFLUSH | bindings::REQ_FUA;
+        }
+        let op = kernel::bindings::req_op_REQ_OP_WRITE | flags;
+        self.transfer(op, sector, sectors, buffer)
+    }
+
+    fn transfer(
+        &self,
+        opf: kernel::bindings::blk_opf_t,
+        sector: u64,
+        sectors: u32,
+        buffer: &mut IoBuffer,
+    ) -> Result<(), Status> {
+        let len = (sectors as usize) << 9;
+        let Some(data) = buffer.0.get_mut(..len).filter(|d| !d.is_empty()) else {
+            return Err(Status::IOERR);
+        };
+        let data = data.as_mut_ptr();
+        let mut vec = MaybeUninit::<bio_vec>::uninit();
+        // SAFETY: The table has one vector; it and the data, `len` bytes of a kmalloc allocation,
+        // stay valid until the bio is complete, as the function waits for that. The block device
+        // is open as long as `self`.
+        unsafe {
+            submit_and_wait(|bio| {
+                bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
+                bindings::dmr_bio_add_virt(bio, data.cast(), len as c_uint);
+                (*bio).bi_iter.bi_sector = sector;
+                Ok(())
+            })
+        }
+        .check()
+    }
+
+    /// Writes `sectors` sectors of zeroes to `sector`. May sleep.
+    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32, fua: bool) -> Status {
+        const PAGE: u32 = (kernel::page::PAGE_SIZE >> 9) as u32;
+        let mut opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_SYNC;
+        if fua {
+            opf |= bindings::REQ_FUA;
+        }
+        let mut done = 0;
+        while done < sectors {
+            let count = PAGE.min(sectors - done);
+            let mut vec = MaybeUninit::<bio_vec>::uninit();
+            // SAFETY: As in `transfer`; the data is the kernel's zero page, at most all of it.
+            let status = unsafe {
+                submit_and_wait(|bio| {
+                    bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
+                    bindings::dmr_bio_add_zeroes(bio, count << 9);
+                    (*bio).bi_iter.bi_sector = sector + u64::from(done);
+                    Ok(())
+                })
+            };
+            if !status.is_ok() {
+                return status;
+            }
+            done += count;
+        }
+        Status::OK
+    }
+}
+
+/// Submits the bio that `init` prepares and waits for it. May sleep.
+///
+/// # Safety
+///
+/// If it returns `Ok`, `init` must have initialised the bio, for a device that is open and with data
+/// that is valid until the bio is complete; if it returns an error, the bio must hold no resources.
+pub(super) unsafe fn submit_and_wait(
+    init: impl FnOnce(*mut bio) -> Result<(), Status>,
+) -> Status {
+    let mut bio = MaybeUninit::<bio>::uninit();
+    let bio = bio.as_mut_ptr();
+    if let Err(status) = init(bio) {
+        return status;
+    }
+    // SAFETY: By the requirement, ready to be submitted; it lives on this stack until after the
+    // wait. `submit_bio_wait` clears nothing of it, so the status can be read then.
+    unsafe {
+        submit_bio_wait(bio);
+        let status = Status((*bio).bi_status);
+        bio_uninit(bio);
+        status
+    }
+}

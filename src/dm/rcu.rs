@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Immutable slices, published by RCU.
+//!
+//! An [`RcuSliceCell`] is one pointer, null or to an [`RcuSlice`]. Readers follow it under an RCU
+//! guard. An updater, of which there is one at a time, replaces the slice; the old one is freed
+//! when no reader can still see it. Freeing runs no code of this module, so unloading has to wait
+//! for nothing.
+//!
+//! C: `kvfree_rcu`, `include/linux/rcupdate.h`.
+
+use super::bindings;
+use core::{alloc::Layout, marker::PhantomData, ptr::NonNull};
+use kernel::{
+    alloc::{allocator::KVmalloc, AllocError, Allocator, Flags, NumaNode},
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Full, Relaxed},
+        rcu,
+    },
+};
+
+#[repr(C)]
+struct Header {
+    rcu: bindings::kvfree_rcu_head,
+    length: usize,
+}
+
+/// A slice in one allocation: filled, then published, then immutable.
+///
+/// # Invariants
+///
+/// The pointer owns a `KVmalloc` allocation with room for a [`Header`] and, behind it, at least
+/// `capacity` elements; the first `length` of them, as the header says, are initialised.
+pub(crate) struct RcuSlice<E: Copy> {
+    header: NonNull<Header>,
+    capacity: usize,
+    _elements: PhantomData<E>,
+}
+
+// SAFETY: It owns its elements like a box.
+unsafe impl<E: Copy + Send> Send for RcuSlice<E> {}
+
+fn layout<E>(length: usize) -> Result<Layout, AllocError> {
+    // One place for the elements' start, here and where they are accessed: right behind the header.
+    const { assert!(align_of::<E>() <= align_of::<Header>()) };
+    let elements = Layout::array::<E>(length).map_err(|_| AllocError)?;
+    let (whole, _) = Layout::new::<Header>()
+        .extend(elements)
+        .map_err(|_| AllocError)?;
+    Ok(whole.pad_to_align())
+}
+
+impl<E: Copy> RcuSlice<E> {
+    /// An empty slice with room for `capacity` elements. Sleeps or not, as `flags` says.
+    pub(crate) fn with_capacity(capacity: usize, flags: Flags) -> Result<Self, AllocError> {
+        let memory = KVmalloc::alloc(layout::<E>(capacity)?, flags, NumaNode::NO_NODE)?;
+        let header = memory.cast::<Header>();
+        // SAFETY: The allocation has room for the header and is aligned for it. A head for
+        // `kvfree_rcu` needs no initialisation, zero is a valid value of it.
+        unsafe {
+            header.write(Header {
+                rcu: core::mem::zeroed(),
+                length: 0,
+            })
+        };
+        // INVARIANT: The allocation was made for the capacity; no element is initialised.
+        Ok(Self {
+            header,
+            capacity,
+            _elements: PhantomData,
+        })
+    }
+
+    /// Adds `elements`, as many as there is room for. Any context.
+    pub(crate) fn extend(&mut self, elements: impl Iterator<Item = E>) {
+        // SAFETY: Initialised by `with_capacity`, and nobody else's.
+        let length = unsafe { &mut (*self.header.as_ptr()).length };
+        let room = self.capacity - *length;
+        for element in elements.take(room) {
+            // SAFETY: `length < capacity`: the element is inside the allocation, by the invariant.
+            unsafe { self.header.add(1).cast::<E>().add(*length).write(element) };
+            // INVARIANT: One more is initialised.
+            *length += 1;
+        }
+    }
+
+    fn into_raw(self) -> *mut Header {
+        core::mem::ManuallyDrop::new(self).header.as_ptr()
+    }
+}
+
+impl<E: Copy> Drop for RcuSlice<E> {
+    fn drop(&mut self) {
+        // SAFETY: By the invariant, a `KVmalloc` allocation that this object owns. `KVmalloc::free`
+        // ignores the layout. Elements are `Copy`: nothing to drop.
+        unsafe { KVmalloc::free(self.header.cast(), Layout::new::<Header>()) };
+    }
+}
+
+/// A place for one [`RcuSlice`], or none.
+///
+/// # Invariants
+///
+/// The pointer is null or was made by [`RcuSlice::into_raw`], and the cell owns it. Whoever takes
+/// it out frees it no earlier than a grace period later, or has the cell exclusively.
+#[repr(transparent)]
+pub(crate) struct RcuSliceCell<E: Copy>(Atomic<*mut Header>, PhantomData<E>);
+
+// SAFETY: Readers get `&[E]` of elements that were moved in from another thread.
+unsafe impl<E: Copy + Send + Sync> Sync for RcuSliceCell<E> {}
+// SAFETY: It owns its elements like a box.
+unsafe impl<E: Copy + Send> Send for RcuSliceCell<E> {}
+
+impl<E: Copy> RcuSliceCell<E> {
+    /// An empty cell.
+    pub(crate) fn empty() -> Self {
+        // INVARIANT: Null.
+        Self(Atomic::new(core::ptr::null_mut()), PhantomData)
+    }
+
+    /// Whether there is no slice, at this moment. One load, any context.
+    #[inline(always)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.load(Relaxed).is_null()
+    }
+
+    /// The slice, empty if there is none. Any context.
+    pub(crate) fn read<'a>(&'a self, _guard: &'a rcu::Guard) -> &'a [E] {
+        let header = self.0.load(Acquire);
+        if header.is_null() {
+            return &[];
+        }
+        // SAFETY: By the invariant, valid; freed at the earliest a grace period after it was taken
+        // out, which cannot end while `_guard` lives, that is not before `'a` ends. Nobody changes
+        // the header's length or the elements once they are published; the acquire load orders
+        // their initialisation before this read.
+        unsafe {
+            let length = (*header).length;
+            core::slice::from_raw_parts(header.add(1).cast::<E>(), length)
+        }
+    }
+
+    /// Replaces the slice; the old one is freed after a grace period. May sleep.
+    ///
+    /// An updater that builds the new slice from the old one must be the only one.
+    pub(crate) fn replace(&self, new: Option<RcuSlice<E>>) {
+        let new = new.map_or(core::ptr::null_mut(), RcuSlice::into_raw);
+        // INVARIANT: `new` is null or from `into_raw`; full ordering publishes what it points to.
+        let old = self.0.xchg(new, Full);
+        if !old.is_null() {
+            // SAFETY: By the invariant, an allocation of the cell's that only readers still see.
+            // The head is its first field, and they do not look at that.
+            unsafe { bindings::kvfree_call_rcu(&raw mut (*old).rcu, old.cast()) };
+        }
+    }
+}
+
+impl<E: Copy> Drop for RcuSliceCell<E> {
+    fn drop(&mut self) {
+        // Exclusive access: no reader holds a borrow of the cell, so none sees the slice.
+        if let Some(header) = NonNull::new(*self.0.get_mut()) {
+            // INVARIANT: From `into_raw`; no more elements will be added.
+            drop(RcuSlice::<E> {
+                header,
+                capacity: 0,
+                _elements: PhantomData,
+            });
+        }
+    }
+}

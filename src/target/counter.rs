@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Event counters.
+
+use kernel::sync::atomic::{Atomic, Relaxed};
+
+/// A count of events, none of which happen on the healthy path.
+pub(super) struct Counter(Atomic<u64>);
+
+impl Counter {
+    /// Zero.
+    pub(super) const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// Counts `n` more. Any context.
+    pub(super) fn add(&self, n: u64) {
+        self.0.add(n, Relaxed);
+    }
+
+    /// The count.
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}

@@ -1,0 +1,534 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The `remap` target: the engine's decisions carried out through `dm/`.
+//!
+//! - [`entries`]: the table in memory, read by `map` under RCU;
+//! - [`store`]: the metadata on the spare;
+//! - [`recover`]: failed bios and writes that need new mask bits, in process context;
+//! - [`messages`]: `dmsetup message`;
+//! - [`units`]: one change at a time to a unit.
+//!
+//! Who waits for whom, see `docs/lifecycle.md`: a recovering bio holds its unit's lock and waits
+//! for I/O and for the store's `disk` mutex, whose holder waits for I/O only. No work waits for other
+//! work that is queued. So the queue always makes progress, and suspending, which waits for bios,
+//! ends. `presuspend` itself waits for nothing.
+
+#![deny(unsafe_code)]
+
+mod counter;
+mod entries;
+mod messages;
+mod recover;
+mod store;
+mod units;
+
+use crate::dm::{
+    Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, MapBio, Mapped, Op, Queue,
+    Refused, Setup, Status, Stop, Target, TargetInfo, TextWriter,
+};
+use crate::engine::{
+    args::{BadOn, Features, PendingReads, TableLine},
+    geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
+    route::{first_part, Cut, Place},
+    Unit,
+};
+use core::fmt::Write;
+use counter::Counter;
+use entries::Entries;
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Acquire, Atomic, Full, Relaxed, Release},
+        Arc, ArcBorrow, Mutex,
+    },
+    workqueue::{impl_has_work, new_work, Work, WorkItem},
+};
+use store::Store;
+use units::UnitLocks;
+
+/// Bios by what became of them; each counts once.
+struct Counters {
+    read_errors: Counter,
+    write_errors: Counter,
+    reads_recovered: Counter,
+    writes_recovered: Counter,
+    reads_redirected: Counter,
+    writes_redirected: Counter,
+}
+
+/// What the target can do at the moment; the order is that of precedence.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Readonly,
+    Degraded,
+    Full,
+    Active,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Readonly => "readonly",
+            Self::Degraded => "degraded",
+            Self::Full => "full",
+            Self::Active => "active",
+        }
+    }
+}
+
+/// The data of one `remap` target.
+///
+/// Fields are dropped in this order: the queue, with all that may use the rest, first.
+#[pin_data]
+pub(crate) struct Remap {
+    /// Recovery of bios, and the lazy sync.
+    queue: Queue,
+    #[pin]
+    lazy_sync: Work<Remap>,
+    #[pin]
+    entries: Entries,
+    #[pin]
+    store: Store,
+    #[pin]
+    units: UnitLocks,
+    /// Units with a pending entry that is not on the spare yet. Capacity [`MAX_LAZY`].
+    #[pin]
+    lazy: Mutex<KVec<Unit>>,
+    /// No lazy sync is to be queued: from presuspend to resume.
+    suspending: Atomic<bool>,
+    /// The spare was opened and the entries loaded: from the first preresume on.
+    loaded: Atomic<bool>,
+    /// The mode that was reported last, as a number.
+    reported: Atomic<u32>,
+    main: Device,
+    main_start: u64,
+    geometry: Geometry,
+    features: Features,
+    /// The larger logical block of both devices, in sectors.
+    block: u32,
+    writable: bool,
+    counters: Counters,
+    _claim: Claim,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Remap { self.lazy_sync }
+}
+
+impl WorkItem for Remap {
+    type Pointer = Arc<Remap>;
+
+    fn run(this: Arc<Remap>) {
+        this.sync_lazy();
+    }
+}
+
+/// Pending entries that may wait for the lazy sync; past that, unreadable sectors leave no trace.
+const MAX_LAZY: usize = 1024;
+
+impl Remap {
+    /// Whether `status` says that the sectors are bad, rather than the way to them.
+    fn is_bad(&self, status: Status) -> bool {
+        match self.features.bad_on.unwrap_or(BadOn::Io) {
+            BadOn::Media => status == Status::MEDIUM,
+            BadOn::Io => {
+                matches!(status, Status::MEDIUM | Status::IOERR | Status::TARGET)
+            }
+        }
+    }
+
+    /// Whether the spare was opened and its entries are in memory.
+    fn is_loaded(&self) -> bool {
+        self.loaded.load(Relaxed)
+    }
+
+    fn mode(&self) -> Mode {
+        if !self.writable {
+            Mode::Readonly
+        } else if self.store.is_degraded() {
+            Mode::Degraded
+        } else if self.is_loaded() && self.store.with_slots(|s| s.free()) == 0 {
+            Mode::Full
+        } else {
+            Mode::Active
+        }
+    }
+
+    /// Tells the administrator if the mode changed. Process context, may sleep.
+    fn report_mode(&self, ti: &TargetInfo) {
+        let mode = self.mode();
+        if self.reported.xchg(mode as u32, Full) != mode as u32 {
+            if crate::dm::log_allowed() {
+                pr_warn!("{}: mode is now {}\n", name_of(ti), mode.name());
+            }
+            ti.event();
+        }
+    }
+
+    /// Sends a bio that meets an entry on its way.
+    #[cold]
+    fn map_entry(&self, mut bio: MapBio<'_>, entry: crate::engine::entries::Entry) -> Mapped {
+        let (sector, count) = (bio.sector(), bio.sectors());
+        let op = bio.op();
+        let cut = match op {
+            Op::Read => Cut::AtMask,
+            _ => Cut::AtUnit,
+        };
+        let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
+        if !bio.accept(length) {
+            return bio.complete(Status::IOERR);
+        }
+        match (op, place) {
+            (_, Place::Healthy) => bio.remap(&self.main, self.main_start.wrapping_add(sector)),
+            // A discard is a hint. The slot stays the unit's: nothing may be discarded there.
+            (Op::Discard, _) => bio.complete(Status::OK),
+            (Op::Read, Place::Relocated { sector }) => {
+                self.counters.reads_redirected.add(1);
+                bio.remap(self.store.spare(), self.store.sector(sector))
+            }
+            (Op::Write | Op::WriteZeroes, Place::Relocated { sector }) => {
+                self.counters.writes_redirected.add(1);
+                bio.remap(self.store.spare(), self.store.sector(sector))
+            }
+            (Op::Read, Place::Unset { mask: 0, .. })
+                if self.features.pending_reads == Some(PendingReads::Fail) =>
+            {
+                bio.complete(Status::MEDIUM)
+            }
+            (Op::Read, Place::Unset { .. }) => {
+                bio.remap(&self.main, self.main_start.wrapping_add(sector))
+            }
+            // New mask bits: committed before the bio completes, in process context.
+            (Op::Write | Op::WriteZeroes, Place::Unset { .. }) => {
+                if bio.is_nowait() {
+                    return bio.complete(Status::AGAIN);
+                }
+                self.counters.writes_redirected.add(1);
+                bio.defer(&self.queue)
+            }
+            (Op::Flush | Op::Other, _) => bio.complete(Status::NOTSUPP),
+        }
+    }
+
+    /// Remembers that `unit` has an entry that the spare does not know yet, and has it committed.
+    fn commit_lazily(this: ArcBorrow<'_, Self>, unit: Unit) {
+        // No room: the entry lasts until the next activation only.
+        let _ = this.lazy.lock().push_within_capacity(unit);
+        if !this.suspending.load(Acquire) {
+            // Already queued is as good.
+            let _ = this.queue.enqueue(Arc::from(this));
+        }
+    }
+
+    /// Commits the pending entries that wait for it. May sleep.
+    fn sync_lazy(&self) {
+        let _noio = crate::dm::NoIo::enter();
+        loop {
+            let Some(unit) = self.lazy.lock().pop() else {
+                return;
+            };
+            let _guard = self.units.lock(unit);
+            if let Some(entry) = self.entries.get(unit) {
+                self.commit_entry(&entry, crate::engine::format::Cause::Read);
+            }
+        }
+    }
+}
+
+fn name_of(ti: &TargetInfo) -> &str {
+    ti.name().to_str().unwrap_or("?")
+}
+
+fn resources(error: Error) -> Refused {
+    Refused(c"Not enough memory or other resources", error)
+}
+
+#[vtable]
+impl Target for Remap {
+    type Data = Arc<Remap>;
+
+    const NAME: &'static CStr = c"remap";
+    const VERSION: [u32; 3] = [1, 0, 0];
+    const NOWAIT: bool = true;
+
+    fn ctr(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Arc<Remap>, Refused> {
+        let words = args.words().map_err(resources)?;
+        let line = TableLine::parse(&words)?;
+        let features = line.features;
+        let length = setup.info().len();
+        let writable = setup.info().is_writable();
+
+        let path = args.get(0).ok_or(c"Missing main_dev")?;
+        let open = |error| Refused(c"Cannot open main_dev", error);
+        let main = setup.device(path).map_err(open)?;
+        let path = args.get(2).ok_or(c"Missing spare_dev")?;
+        let open = |error| Refused(c"Cannot open spare_dev", error);
+        let spare = setup.device(path).map_err(open)?;
+
+        if main.is_zoned() || spare.is_zoned() {
+            return Err(c"Zoned devices are not supported".into());
+        }
+        let main_end = line.main_start.checked_add(length);
+        if main_end.is_none_or(|end| end > main.sectors()) {
+            return Err(c"main_dev ends before main_start and the target's length".into());
+        }
+        let rest = spare.sectors().checked_sub(line.spare_start);
+        let rest = rest.ok_or(c"spare_start is past the end of spare_dev")?;
+        let region = features.spare_sectors.unwrap_or(rest);
+        if region > rest {
+            return Err(c"spare_dev ends before spare_start and spare_sectors".into());
+        }
+        let region = region - region % BLOCK_SECTORS;
+        // Logical blocks are powers of two.
+        let aligned = |sector: u64, block: u32| sector & (u64::from(block) - 1) == 0;
+        let block = main.logical_block().max(spare.logical_block());
+        if u64::from(spare.logical_block()) > BLOCK_SECTORS {
+            return Err(c"spare_dev has logical blocks of more than 4096 bytes".into());
+        }
+        if !aligned(line.main_start, main.logical_block()) {
+            return Err(c"main_start is not a multiple of main_dev's logical block".into());
+        }
+        if !aligned(line.spare_start, spare.logical_block()) {
+            return Err(c"spare_start is not a multiple of spare_dev's logical block".into());
+        }
+        if !aligned(length, block) {
+            return Err(c"Length is not a multiple of the devices' logical block".into());
+        }
+        let spare_range = spare.range(line.spare_start, region);
+        if main.range(line.main_start, length).overlaps(&spare_range) {
+            return Err(c"Spare region overlaps main".into());
+        }
+        let claim = Claim::new(setup.info(), spare_range).map_err(|error| {
+            if error == EBUSY {
+                Refused(c"Spare region belongs to another mapped device", error)
+            } else {
+                resources(error)
+            }
+        })?;
+
+        let found = Store::probe(&spare, line.spare_start, region)?;
+        let geometry = if let Some(found) = &found {
+            let g = found.superblock.geometry;
+            if g.main_sectors != length {
+                return Err(c"Spare was formatted for a main device of another length".into());
+            }
+            if features.unit_sectors.is_some_and(|n| n != g.unit_sectors) {
+                return Err(c"Spare was formatted with another unit_sectors".into());
+            }
+            if features.metadata_copies.is_some_and(|n| n != g.copies) {
+                return Err(c"Spare was formatted with another metadata_copies".into());
+            }
+            if features.spare_sectors.is_some() && g.spare_sectors != region {
+                return Err(c"Spare was formatted with another spare_sectors".into());
+            }
+            if found.superblock.read_only && writable {
+                return Err(c"Superblock: unknown feature that allows read-only use only".into());
+            }
+            g
+        } else {
+            if features.no_format {
+                return Err(c"Spare is blank and no_format is given".into());
+            }
+            if !writable {
+                return Err(c"Spare is blank and the table is read-only".into());
+            }
+            let physical = main.physical_block().max(spare.physical_block());
+            let unit = features
+                .unit_sectors
+                .unwrap_or(physical.clamp(BLOCK_SECTORS as u32, MAX_UNIT_SECTORS));
+            let copies = features.metadata_copies.unwrap_or(MIN_COPIES);
+            Geometry::plan(length, region, unit, copies)?
+        };
+        if geometry.unit_sectors < block {
+            return Err(c"unit_sectors is less than the devices' logical block".into());
+        }
+
+        // Write-ahead metadata needs no care at a flush: device-mapper may send it to both devices.
+        setup.set_flushes(2, true);
+        setup.want_discards();
+        setup.want_write_zeroes();
+        let remap = Arc::pin_init(
+            try_pin_init!(Remap {
+                queue: Queue::new(c"dm_remap", setup.info().name())?,
+                lazy_sync <- new_work!("dm_remap::lazy_sync"),
+                entries <- Entries::new(&geometry),
+                store <- Store::new(spare, line.spare_start, geometry),
+                units <- UnitLocks::new(),
+                lazy <- new_mutex!(KVec::with_capacity(MAX_LAZY, GFP_KERNEL)?, "dm_remap::lazy"),
+                suspending: Atomic::new(false),
+                loaded: Atomic::new(false),
+                reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
+                main,
+                main_start: line.main_start,
+                geometry,
+                features,
+                block,
+                writable,
+                counters: Counters {
+                    read_errors: Counter::new(),
+                    write_errors: Counter::new(),
+                    reads_recovered: Counter::new(),
+                    writes_recovered: Counter::new(),
+                    reads_redirected: Counter::new(),
+                    writes_redirected: Counter::new(),
+                },
+                _claim: claim,
+            }? Error),
+            GFP_KERNEL,
+        );
+        Ok(remap.map_err(resources)?)
+    }
+
+    fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
+        // With this, nothing runs any more that holds a reference: the last one is the caller's.
+        this.queue.drain();
+    }
+
+    #[inline]
+    fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_>) -> Mapped {
+        let (sector, count) = (bio.sector(), bio.sectors());
+        if count == 0 {
+            return match bio.number() {
+                0 => bio.remap(&this.main, this.main_start),
+                _ => {
+                    let start = this.store.start();
+                    bio.remap(this.store.spare(), start)
+                }
+            };
+        }
+        match this.entries.first(sector, count) {
+            None => bio.remap(&this.main, this.main_start.wrapping_add(sector)),
+            Some(entry) => this.map_entry(bio, entry),
+        }
+    }
+
+    fn end_io_error(this: ArcBorrow<'_, Self>, bio: EndBio<'_>) -> Ended {
+        let recoverable = match bio.op() {
+            Op::Write | Op::WriteZeroes => this.writable,
+            // Nobody waits for a readahead; the read that follows is worth the time.
+            Op::Read => !bio.is_readahead(),
+            _ => false,
+        };
+        if recoverable && this.is_bad(bio.status()) {
+            bio.defer(&this.queue)
+        } else {
+            bio.pass_on()
+        }
+    }
+
+    fn process(this: ArcBorrow<'_, Self>, ti: &TargetInfo, bio: DeferredBio<'_>) {
+        Self::recover(this, ti, bio);
+    }
+
+    fn presuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
+        this.suspending.store(true, Release);
+        // Not what bios wait for: those go on coming, and may need entries.
+        Queue::cancel(&Arc::from(this));
+    }
+
+    fn presuspend_undo(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
+        Self::resume(this, ti);
+    }
+
+    fn postsuspend(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
+        if this.is_loaded() && this.writable {
+            // A lazy sync that runs has taken units off the list that it has yet to commit.
+            this.queue.flush();
+            this.sync_lazy();
+            this.report_mode(ti);
+        }
+    }
+
+    fn preresume(this: ArcBorrow<'_, Self>, ti: &TargetInfo) -> Result {
+        let _noio = crate::dm::NoIo::enter();
+        // Once: from here on nobody else writes this spare.
+        if !this.is_loaded() {
+            let format = !this.features.no_format;
+            this.store
+                .activate(ti.name(), &this.entries, this.writable, format)?;
+            this.loaded.store(true, Relaxed);
+        }
+        Ok(())
+    }
+
+    fn resume(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
+        this.suspending.store(false, Release);
+        if !this.lazy.lock().is_empty() {
+            let _ = this.queue.enqueue(Arc::from(this));
+        }
+        this.report_mode(ti);
+    }
+
+    fn status(this: ArcBorrow<'_, Self>, _ti: &TargetInfo, out: &mut TextWriter<'_>) {
+        let (used, total, bad) = this.store.with_slots(|s| (s.used(), s.total(), s.bad()));
+        let entries = this.entries.counts();
+        let c = &this.counters;
+        let _ = write!(
+            out,
+            "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} idle",
+            this.mode().name(),
+            this.geometry.unit_sectors,
+            used,
+            total,
+            bad,
+            entries.relocated,
+            entries.pending,
+            c.read_errors.get(),
+            c.write_errors.get(),
+            c.reads_recovered.get(),
+            c.writes_recovered.get(),
+            c.reads_redirected.get(),
+            c.writes_redirected.get(),
+            this.store.commits.get(),
+            this.store.errors.get(),
+        );
+    }
+
+    fn table(this: ArcBorrow<'_, Self>, _ti: &TargetInfo, out: &mut TextWriter<'_>) {
+        let _ = write!(
+            out,
+            "{} {} {} {}{}",
+            this.main.name(),
+            this.main_start,
+            this.store.spare().name(),
+            this.store.start(),
+            this.features,
+        );
+    }
+
+    fn ima(this: ArcBorrow<'_, Self>, _ti: &TargetInfo, out: &mut TextWriter<'_>) {
+        let g = &this.geometry;
+        let _ = write!(
+            out,
+            ",main_dev={},main_start={},spare_dev={},spare_start={},spare_sectors={},\
+             unit_sectors={},metadata_copies={}",
+            this.main.name(),
+            this.main_start,
+            this.store.spare().name(),
+            this.store.start(),
+            g.spare_sectors,
+            g.unit_sectors,
+            g.copies,
+        );
+    }
+
+    fn message(
+        this: ArcBorrow<'_, Self>,
+        ti: &TargetInfo,
+        args: Args<'_>,
+        out: &mut TextWriter<'_>,
+    ) -> Result {
+        this.obey(ti, args, out)
+    }
+
+    fn iterate_devices(
+        this: ArcBorrow<'_, Self>,
+        ti: &TargetInfo,
+        visitor: DeviceVisitor<'_>,
+    ) -> Result<(), Stop> {
+        visitor.visit(&this.main, this.main_start, ti.len())?;
+        let start = this.store.start();
+        visitor.visit(this.store.spare(), start, this.geometry.spare_sectors)
+    }
+}

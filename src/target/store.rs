@@ -1,0 +1,627 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The metadata on the spare: opening, formatting, loading, and committing changes.
+//!
+//! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
+//! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
+//! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
+//! and no commit waits for queued work, only for a thread that is doing I/O.
+//!
+//! A table block is read back from the spare before it is changed, unless it was the last one
+//! written: memory holds no copy of the table. Its replicas are written one after the other, each
+//! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
+
+use super::{counter::Counter, entries::Entries};
+use crate::dm::{self, Device, IoBuffer, Status};
+use crate::engine::{
+    entries::{sort_by_unit, Entry},
+    format::{self, Block, Fault, State, Superblock, Update, Uuid},
+    geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
+    slots::SlotMap,
+    Refusal, Slot, Unit,
+};
+use kernel::{
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        CondVar, Mutex,
+    },
+};
+
+/// Requests that may wait at a time; more wait until there is room.
+const MAX_REQUESTS: usize = 1024;
+/// Blocks read or written at once when all of the table is: 64 KiB.
+const CHUNK: u64 = 16;
+
+const BLOCK: u32 = BLOCK_SECTORS as u32;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Writing,
+    Done(bool),
+}
+
+struct Request {
+    ticket: u64,
+    update: Update,
+    progress: Progress,
+}
+
+#[derive(Default)]
+struct Requests {
+    /// Capacity [`MAX_REQUESTS`], never grows.
+    list: KVec<Request>,
+    last_ticket: u64,
+}
+
+struct Disk {
+    uuid: Uuid,
+    /// The table block in `block`, as it is on the spare unless `unwritten`.
+    loaded: Option<u64>,
+    generation: u64,
+    /// The last write of `block` reached no replica for certain: nothing else may be written before
+    /// this block is, with a higher generation.
+    unwritten: bool,
+    block: IoBuffer,
+    /// Another block's room: a replica to compare, or `block` before a change.
+    other: IoBuffer,
+    /// Capacity [`MAX_REQUESTS`], never grows.
+    batch: KVec<(u64, Update)>,
+}
+
+/// What [`Store::probe`] found on a spare.
+pub(super) struct Found {
+    /// The superblock that counts.
+    pub(super) superblock: Superblock,
+    /// Which copies need to be written again.
+    stale: [bool; 2],
+}
+
+/// The metadata of one target.
+#[pin_data]
+pub(super) struct Store {
+    spare: Device,
+    start: u64,
+    geometry: Geometry,
+    #[pin]
+    slots: Mutex<SlotMap<KVVec<u64>>>,
+    #[pin]
+    requests: Mutex<Requests>,
+    /// A request was taken off the list.
+    #[pin]
+    room: CondVar,
+    /// Held during metadata I/O; nothing that completes that I/O takes it.
+    #[pin]
+    disk: Mutex<Disk>,
+    degraded: Atomic<bool>,
+    /// Table blocks committed.
+    pub(super) commits: Counter,
+    /// Replicas that could not be written or read.
+    pub(super) errors: Counter,
+}
+
+fn as_block(bytes: &[u8], index: u64) -> Option<&Block> {
+    let start = usize::try_from(index).ok()?.checked_mul(BLOCK_SIZE)?;
+    bytes.get(start..)?.first_chunk()
+}
+
+fn as_block_mut(bytes: &mut [u8], index: u64) -> Option<&mut Block> {
+    let start = usize::try_from(index).ok()?.checked_mul(BLOCK_SIZE)?;
+    bytes.get_mut(start..)?.first_chunk_mut()
+}
+
+impl Disk {
+    fn block(&mut self) -> Result<&mut Block> {
+        as_block_mut(self.block.bytes_mut(), 0).ok_or(EINVAL)
+    }
+}
+
+impl Store {
+    /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
+    /// writes nothing yet.
+    pub(super) fn new(
+        spare: Device,
+        start: u64,
+        geometry: Geometry,
+    ) -> impl PinInit<Self, Error> {
+        let slots = Self::no_slots(&geometry);
+        try_pin_init!(Self {
+            spare,
+            start,
+            geometry,
+            slots <- new_mutex!(slots?, "dm_remap::slots"),
+            requests <- new_mutex!(
+                Requests {
+                    list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                    last_ticket: 0,
+                },
+                "dm_remap::requests"
+            ),
+            room <- new_condvar!("dm_remap::room"),
+            disk <- new_mutex!(
+                Disk {
+                    uuid: [0; 16],
+                    loaded: None,
+                    generation: 0,
+                    unwritten: false,
+                    block: IoBuffer::new(BLOCK_SIZE)?,
+                    other: IoBuffer::new(BLOCK_SIZE)?,
+                    batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                },
+                "dm_remap::disk"
+            ),
+            degraded: Atomic::new(false),
+            commits: Counter::new(),
+            errors: Counter::new(),
+        })
+    }
+
+    /// A map of free slots, those reserved that lie inside a metadata area.
+    fn no_slots(geometry: &Geometry) -> Result<SlotMap<KVVec<u64>>> {
+        let words = SlotMap::<KVVec<u64>>::words_for(geometry.slots_total);
+        let words = KVVec::from_elem(0, usize::try_from(words).map_err(|_| EFBIG)?, GFP_KERNEL)?;
+        let mut slots = SlotMap::new(words, geometry.slots_total);
+        let unit = u64::from(geometry.unit_sectors);
+        for area in geometry.areas() {
+            // Only the slots around the area can meet it.
+            let from = (area * BLOCK_SECTORS).saturating_sub(geometry.data_start) / unit;
+            let to = ((area + geometry.table_blocks) * BLOCK_SECTORS)
+                .saturating_sub(geometry.data_start)
+                .div_ceil(unit);
+            for slot in from..to.min(geometry.slots_total) {
+                let slot = Slot(u32::try_from(slot).map_err(|_| EFBIG)?);
+                if geometry.is_reserved(slot) {
+                    slots.reserve(slot);
+                }
+            }
+        }
+        Ok(slots)
+    }
+
+    /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
+    ///
+    /// `None`: the region is blank. Refused: anything that is neither blank nor ours. May sleep.
+    pub(super) fn probe(
+        spare: &Device,
+        start: u64,
+        length: u64,
+    ) -> Result<Option<Found>, Refusal> {
+        let mut buffer =
+            IoBuffer::new(BLOCK_SIZE).map_err(|_| c"Not enough memory or other resources")?;
+        let mut read = |copy: u64, sector: u64| {
+            if spare.read(start + sector, BLOCK, &mut buffer).is_err() {
+                return (false, Err(Fault::Damaged(c"Superblock cannot be read")));
+            }
+            match as_block(buffer.bytes(), 0) {
+                Some(b) => (format::is_blank(b), Superblock::read(b, copy, dm::crc32c)),
+                None => (false, Err(Fault::Damaged(c"Superblock cannot be read"))),
+            }
+        };
+        let (first_blank, first) = read(0, 0);
+        // The first copy knows where the last is; without it, it is at the end of the region.
+        let end = match &first {
+            Ok(s) => s.geometry.spare_sectors,
+            Err(_) => length,
+        };
+        if end > length {
+            return Err(c"Spare region is shorter than the one that was formatted");
+        }
+        let (last_blank, last) = read(1, end.saturating_sub(BLOCK_SECTORS));
+        if first_blank && last_blank {
+            return Ok(None);
+        }
+        let copies = if first_blank && last.is_err() {
+            // The last copy has the better explanation.
+            [last.clone(), last]
+        } else {
+            [first, last]
+        };
+        let (superblock, stale) = Superblock::choose(copies)?;
+        if superblock.geometry.spare_sectors != end {
+            return Err(c"Superblock: the spare region has another length");
+        }
+        Ok(Some(Found { superblock, stale }))
+    }
+
+    /// The spare.
+    pub(super) fn spare(&self) -> &Device {
+        &self.spare
+    }
+
+    /// Where sector `sector` of the region is on the spare.
+    #[inline(always)]
+    pub(super) fn sector(&self, sector: u64) -> u64 {
+        self.start.wrapping_add(sector)
+    }
+
+    /// First sector of the region on the spare.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Whether the last commit reached no replica.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
+    }
+
+    /// Calls `f` with the map of slots. It must not sleep for long.
+    pub(super) fn with_slots<R>(&self, f: impl FnOnce(&mut SlotMap<KVVec<u64>>) -> R) -> R {
+        f(&mut self.slots.lock())
+    }
+
+    // ---- Activation
+
+    /// Opens the spare, formatting it if it is blank and `format` allows it, and loads `entries`.
+    /// Repairs replicas if `writable`. May sleep; the target must be suspended. Says in the kernel
+    /// log, for the device `name`, what is wrong.
+    pub(super) fn activate(
+        &self,
+        name: &CStr,
+        entries: &Entries,
+        writable: bool,
+        format: bool,
+    ) -> Result {
+        let g = &self.geometry;
+        let refuse = |why: Refusal| {
+            pr_err!("{}: {}\n", name.to_str().unwrap_or("?"), why.to_str().unwrap_or("?"));
+            EINVAL
+        };
+        let found = Self::probe(&self.spare, self.start, g.spare_sectors).map_err(refuse)?;
+        match found {
+            None if !writable || !format => Err(refuse(c"Spare is blank, and must not be formatted")),
+            None => {
+                self.format(name)?;
+                entries.load(&[])
+            }
+            Some(found) if found.superblock.geometry != *g => {
+                Err(refuse(c"Spare was formatted anew since the table was loaded"))
+            }
+            Some(found) => {
+                self.disk.lock().uuid = found.superblock.uuid;
+                self.load(name, entries, writable)?;
+                if writable {
+                    self.repair_superblocks(name, found);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes both superblocks and an empty table: the first superblock last, so that an interrupted
+    /// format leaves a region that is blank at its start or complete.
+    fn format(&self, name: &CStr) -> Result {
+        let g = &self.geometry;
+        let uuid = dm::random_bytes();
+        let mut disk = self.disk.lock();
+        disk.uuid = uuid;
+        disk.loaded = None;
+        let fail = |status: Status| {
+            pr_err!("{}: cannot format the spare: {:?}\n", name.to_str().unwrap_or("?"), status);
+            EIO
+        };
+        let mut chunk = IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?;
+        for copy in 0..g.areas().len() {
+            for first in (0..g.table_blocks).step_by(CHUNK as usize) {
+                let count = CHUNK.min(g.table_blocks - first);
+                for n in 0..count {
+                    let block = as_block_mut(chunk.bytes_mut(), n).ok_or(EINVAL)?;
+                    format::blank_table_block(block, &uuid, first + n, dm::crc32c);
+                }
+                let sector = self.sector(g.table_sector(copy, first));
+                self.spare
+                    .write(sector, count as u32 * BLOCK, &mut chunk, false)
+                    .map_err(fail)?;
+            }
+        }
+        let superblock = Superblock {
+            uuid,
+            generation: 1,
+            read_only: false,
+            geometry: *g,
+            created: dm::unix_seconds(),
+            label: [0; 64],
+        };
+        for copy in [1, 0] {
+            superblock.write(disk.block()?, copy, dm::crc32c);
+            let sector = self.sector(g.superblock_sector(copy));
+            self.spare
+                .write(sector, BLOCK, &mut disk.block, true)
+                .map_err(fail)?;
+        }
+        pr_info!(
+            "{}: formatted the spare: {} slots of {} sectors\n",
+            name.to_str().unwrap_or("?"),
+            g.slots_total,
+            g.unit_sectors
+        );
+        Ok(())
+    }
+
+    fn repair_superblocks(&self, name: &CStr, found: Found) {
+        let mut disk = self.disk.lock();
+        disk.loaded = None;
+        for (copy, stale) in (0..).zip(found.stale) {
+            if !stale {
+                continue;
+            }
+            let sector = self.sector(self.geometry.superblock_sector(copy));
+            let Ok(block) = disk.block() else { return };
+            found.superblock.write(block, copy, dm::crc32c);
+            let written = self.spare.write(sector, BLOCK, &mut disk.block, true);
+            if written.is_err() {
+                self.errors.add(1);
+            }
+            pr_warn!(
+                "{}: superblock copy {} was stale or damaged: {}\n",
+                name.to_str().unwrap_or("?"),
+                copy,
+                if written.is_ok() { "repaired" } else { "cannot be written" }
+            );
+        }
+    }
+
+    /// Reads the table and makes `entries` and the slots what it says.
+    fn load(&self, name: &CStr, entries: &Entries, writable: bool) -> Result {
+        let g = &self.geometry;
+        let name = name.to_str().unwrap_or("?");
+        let mut slots = Self::no_slots(g)?;
+        let mut list = KVVec::<Entry>::new();
+        let mut chunks = KVec::with_capacity(g.areas().len(), GFP_KERNEL)?;
+        for _ in g.areas() {
+            chunks.push(IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?, GFP_KERNEL)?;
+        }
+        let mut disk = self.disk.lock();
+        disk.loaded = None;
+        disk.unwritten = false;
+        for first in (0..g.table_blocks).step_by(CHUNK as usize) {
+            let count = CHUNK.min(g.table_blocks - first);
+            for (copy, chunk) in chunks.iter_mut().enumerate() {
+                self.read_chunk(&mut disk, copy, first, count, chunk);
+            }
+            for n in 0..count {
+                let number = first + n;
+                let generation = |c: &IoBuffer| {
+                    let block = as_block(c.bytes(), n)?;
+                    format::table_generation(block, &disk.uuid, number, dm::crc32c).ok()
+                };
+                let best = chunks.iter().filter_map(|c| Some((generation(c)?, c)));
+                let Some((_, best)) = best.reduce(|a, b| if b.0 > a.0 { b } else { a }) else {
+                    pr_err!("{name}: no valid replica of table block {number}\n");
+                    return Err(EINVAL);
+                };
+                let best = as_block(best.bytes(), n).ok_or(EINVAL)?;
+                for index in 0..RECORDS_PER_BLOCK as usize {
+                    let state = format::record(best, number, index, g).map_err(|why| {
+                        let why = why.to_str().unwrap_or("?");
+                        pr_err!("{name}: table block {number}, record {index}: {why}\n");
+                        EINVAL
+                    })?;
+                    let Some(slot) = g.slot_at(number, index as u64) else {
+                        continue;
+                    };
+                    match state {
+                        State::Free => (),
+                        State::Bad => {
+                            slots.set_bad(slot);
+                        }
+                        State::Entry { unit, mask } => {
+                            slots.take(slot);
+                            list.push(Entry { unit, slot, mask }, GFP_KERNEL)?;
+                        }
+                    }
+                }
+                if !writable {
+                    continue;
+                }
+                for (copy, chunk) in chunks.iter().enumerate() {
+                    if as_block(chunk.bytes(), n) != Some(best) {
+                        let block = as_block_mut(disk.block.bytes_mut(), 0).ok_or(EINVAL)?;
+                        *block = *best;
+                        self.repair(name, &mut disk, copy, number);
+                    }
+                }
+            }
+        }
+        sort_by_unit(&mut list);
+        let twice = list.iter().zip(list.iter().skip(1)).find(|(a, b)| a.unit == b.unit);
+        if let Some((a, b)) = twice {
+            let (Unit(unit), Slot(a), Slot(b)) = (a.unit, a.slot, b.slot);
+            pr_err!("{name}: unit {unit} has two slots, {a} and {b}\n");
+            return Err(EINVAL);
+        }
+        entries.load(&list)?;
+        *self.slots.lock() = slots;
+        self.degraded.store(false, Relaxed);
+        Ok(())
+    }
+
+    /// Reads `count` blocks of replica `copy`; what cannot be read becomes zeroes.
+    fn read_chunk(
+        &self,
+        disk: &mut Disk,
+        copy: usize,
+        first: u64,
+        count: u64,
+        chunk: &mut IoBuffer,
+    ) {
+        let sector = self.sector(self.geometry.table_sector(copy, first));
+        if self.spare.read(sector, count as u32 * BLOCK, chunk).is_ok() {
+            return;
+        }
+        for n in 0..count {
+            let read = self.spare.read(sector + n * BLOCK_SECTORS, BLOCK, &mut disk.other);
+            if read.is_err() {
+                self.errors.add(1);
+                disk.other.bytes_mut().fill(0);
+            }
+            let to = as_block_mut(chunk.bytes_mut(), n);
+            if let (Some(from), Some(to)) = (as_block(disk.other.bytes(), 0), to) {
+                *to = *from;
+            }
+        }
+    }
+
+    /// Writes the block in `disk.block` to replica `copy`, where it was found stale or damaged.
+    fn repair(&self, name: &str, disk: &mut Disk, copy: usize, number: u64) {
+        let sector = self.sector(self.geometry.table_sector(copy, number));
+        let written = self.spare.write(sector, BLOCK, &mut disk.block, true);
+        if written.is_err() {
+            self.errors.add(1);
+        }
+        if dm::log_allowed() {
+            pr_warn!(
+                "{}: table block {}, replica {} was stale or damaged: {}\n",
+                name,
+                number,
+                copy,
+                if written.is_ok() { "repaired" } else { "cannot be written" }
+            );
+        }
+    }
+
+    // ---- Commits
+
+    /// Makes `update` durable. `false`: it is not, and the record is as it was. May sleep.
+    ///
+    /// All writes to the spare that completed before are durable too.
+    pub(super) fn commit(&self, update: Update) -> bool {
+        let ticket = {
+            let mut requests = self.requests.lock();
+            while requests.list.len() >= MAX_REQUESTS {
+                self.room.wait(&mut requests);
+            }
+            requests.last_ticket += 1;
+            let ticket = requests.last_ticket;
+            let request = Request {
+                ticket,
+                update,
+                progress: Progress::Waiting,
+            };
+            if requests.list.push_within_capacity(request).is_err() {
+                return false;
+            }
+            ticket
+        };
+        self.flush();
+        let mut requests = self.requests.lock();
+        let at = requests.list.iter().position(|r| r.ticket == ticket);
+        let request = at.and_then(|at| requests.list.remove(at).ok());
+        self.room.notify_one();
+        // Whoever held `disk` before us, or we, wrote all that was on the list by then.
+        request.is_some_and(|r| r.progress == Progress::Done(true))
+    }
+
+    /// Writes what waits, and a block that could not be written before. May sleep.
+    ///
+    /// Returns whether nothing is left unwritten.
+    pub(super) fn flush(&self) -> bool {
+        let mut disk = self.disk.lock();
+        let mut batch = core::mem::take(&mut disk.batch);
+        for request in self.requests.lock().list.iter_mut() {
+            if request.progress == Progress::Waiting {
+                request.progress = Progress::Writing;
+                let _ = batch.push_within_capacity((request.ticket, request.update));
+            }
+        }
+        if disk.unwritten {
+            self.write_block(&mut disk, &[]);
+        }
+        let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
+        while let Some(number) = batch.first().map(|(_, update)| block_of(update)) {
+            let done = !disk.unwritten
+                && self.load_block(&mut disk, number)
+                && self.write_block(&mut disk, &batch);
+            let mut requests = self.requests.lock();
+            for (ticket, _) in batch.iter().filter(|(_, update)| block_of(update) == number) {
+                if let Some(r) = requests.list.iter_mut().find(|r| r.ticket == *ticket) {
+                    r.progress = Progress::Done(done);
+                }
+            }
+            batch.retain(|(_, update)| block_of(update) != number);
+        }
+        disk.batch = batch;
+        !disk.unwritten
+    }
+
+    /// Makes `disk.block` the newest valid replica of block `number`.
+    fn load_block(&self, disk: &mut Disk, number: u64) -> bool {
+        if disk.loaded == Some(number) {
+            return true;
+        }
+        disk.loaded = None;
+        let mut best = None;
+        for copy in 0..self.geometry.areas().len() {
+            let sector = self.sector(self.geometry.table_sector(copy, number));
+            if self.spare.read(sector, BLOCK, &mut disk.other).is_err() {
+                self.errors.add(1);
+                continue;
+            }
+            let other = as_block(disk.other.bytes(), 0);
+            let Some(generation) = other.and_then(|b| {
+                format::table_generation(b, &disk.uuid, number, dm::crc32c).ok()
+            }) else {
+                self.errors.add(1);
+                continue;
+            };
+            if best.is_none_or(|best| generation > best) {
+                best = Some(generation);
+                core::mem::swap(&mut disk.block, &mut disk.other);
+            }
+        }
+        let Some(generation) = best else {
+            return false;
+        };
+        disk.loaded = Some(number);
+        disk.generation = generation;
+        true
+    }
+
+    /// Applies those of `updates` that belong to the loaded block and writes it to all replicas, one
+    /// after the other.
+    ///
+    /// `false`: no replica took it, and the block in memory is as it was but for its generation.
+    fn write_block(&self, disk: &mut Disk, updates: &[(u64, Update)]) -> bool {
+        let Some(number) = disk.loaded else {
+            return false;
+        };
+        disk.generation += 1;
+        let generation = disk.generation;
+        let (Some(block), Some(before)) = (
+            as_block_mut(disk.block.bytes_mut(), 0),
+            as_block_mut(disk.other.bytes_mut(), 0),
+        ) else {
+            return false;
+        };
+        *before = *block;
+        let now = dm::unix_seconds();
+        for (_, update) in updates {
+            let (of, index) = self.geometry.record_of(update.slot);
+            if of == number {
+                format::set_record(block, index, update, now);
+            }
+        }
+        format::seal_table_block(block, generation, dm::crc32c);
+        let mut written = 0;
+        for copy in 0..self.geometry.areas().len() {
+            let sector = self.sector(self.geometry.table_sector(copy, number));
+            match self.spare.write(sector, BLOCK, &mut disk.block, true) {
+                Ok(()) => written += 1,
+                Err(_) => self.errors.add(1),
+            }
+        }
+        disk.unwritten = written == 0;
+        self.degraded.store(disk.unwritten, Relaxed);
+        if disk.unwritten {
+            // The write may have reached a medium all the same. The next one of this block, which
+            // comes before any other, takes back what was not acknowledged.
+            core::mem::swap(&mut disk.block, &mut disk.other);
+        } else {
+            self.commits.add(1);
+        }
+        !disk.unwritten
+    }
+}
+
+const _: () = assert!(MAX_COPIES as usize * BLOCK_SIZE * CHUNK as usize <= 256 << 10);
