@@ -6,11 +6,12 @@
 # so an interrupted step is never taken for a finished one. (Built in place and not renamed at the end,
 # because prepared kernel trees hold their own path.)
 
+# shellcheck disable=SC2034  # the scripts that source this file use these
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/dm-remap
 mkdir -p "$CACHE"
 CACHE=$(cd "$CACHE" && pwd -P)
-# shellcheck disable=SC2034  # used by the scripts that source this file
+# shellcheck disable=SC2034
 JOBS=$(nproc)
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
@@ -44,6 +45,7 @@ mirror() {
 		echo "$DMREMAP_MIRROR"
 		return
 	fi
+	# shellcheck disable=SC2016  # apt's variables
 	apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' |
 		sed -n 's/^Debian|Debian|//p' | head -n 1
 }
