@@ -33,8 +33,9 @@ PLAN = re.compile(r"^( *)1\.\.(\d+)")
 class Level:
     """The results at one depth of indentation, since its plan."""
 
-    def __init__(self, indent, plan=None):
+    def __init__(self, indent, failed, plan=None):
         self.indent, self.plan, self.seen = indent, plan, 0
+        self.failed = len(failed)  # how many had failed before
 
 
 def ktap(text, need_plan=True):
@@ -43,16 +44,15 @@ def ktap(text, need_plan=True):
     levels = []
 
     def close(deeper_than):
-        """Ends the levels below an indentation; says whether there was one, that is, results inside."""
-        inner = False
+        """Ends the levels below an indentation; returns the uppermost of them, if it has results."""
+        inner = None
         while levels and levels[-1].indent > deeper_than:
-            level = levels.pop()
-            inner = inner or level.seen > 0
-            if level.plan is None and need_plan and level.indent == 0:
+            inner = levels.pop()
+            if inner.plan is None and need_plan and inner.indent == 0:
                 failed.append("there is no plan (1..N)")
-            if level.plan not in (None, level.seen):
-                failed.append(f"{level.seen} results of {level.plan} planned")
-        return inner
+            if inner.plan not in (None, inner.seen):
+                failed.append(f"{inner.seen} results of {inner.plan} planned")
+        return inner if inner and inner.seen else None
 
     for line in text.splitlines():
         if match := PLAN.match(line):
@@ -61,19 +61,17 @@ def ktap(text, need_plan=True):
             if levels and levels[-1].indent == indent:
                 levels[-1].plan = (levels[-1].plan or 0) + int(match[2])
             else:
-                levels.append(Level(indent, int(match[2])))
+                levels.append(Level(indent, failed, int(match[2])))
         elif match := RESULT.match(line):
             indent = len(match[1])
             inner = close(indent)
             if not levels or levels[-1].indent < indent:
-                levels.append(Level(indent))
+                levels.append(Level(indent, failed))
             levels[-1].seen += 1
             if "# SKIP" in line:
                 skipped += 1
-            elif inner and not match[2]:
+            elif inner and (not match[2] or len(failed) > inner.failed):
                 pass  # the results inside were counted
-            elif inner and failed:
-                pass  # so were the failures
             elif match[2]:
                 failed.append(match[3])
             else:
