@@ -21,9 +21,11 @@ void dmr_bio_add_zeroes(struct bio *bio, unsigned int len)
 	__bio_add_page(bio, ZERO_PAGE(0), len, 0);
 }
 
-struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance)
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance,
+					     int max_active)
 {
-	return alloc_workqueue("%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name, instance);
+	return alloc_workqueue("%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, max_active, name,
+			       instance);
 }
 
 unsigned int dmr_memalloc_noio_save(void)

@@ -9,7 +9,8 @@
 void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev);
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len);
 void dmr_bio_add_zeroes(struct bio *bio, unsigned int len);
-struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance);
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance,
+					     int max_active);
 unsigned int dmr_memalloc_noio_save(void);
 void dmr_memalloc_noio_restore(unsigned int flags);
 sector_t dmr_bdev_nr_sectors(struct block_device *bdev);

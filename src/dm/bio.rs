@@ -385,7 +385,11 @@ impl DeferredBio<'_> {
     ///
     /// Fails with [`Status::IOERR`] for sectors that the bio does not have.
     pub(crate) fn transfer(&self, device: &Device, sector: u64, skip: u32, count: u32) -> Status {
-        if count == 0 || skip.checked_add(count).is_none_or(|end| end > self.sectors()) {
+        if count == 0
+            || skip
+                .checked_add(count)
+                .is_none_or(|end| end > self.sectors())
+        {
             return Status::IOERR;
         }
         match self.op() {
@@ -430,5 +434,310 @@ const NOIO: kernel::bindings::gfp_t = kernel::bindings::GFP_KERNEL;
 impl Drop for DeferredBio<'_> {
     fn drop(&mut self) {
         self.bio.complete(Status::IOERR);
+    }
+}
+
+/// Bios as device-mapper makes them, with hand-made bookkeeping in front (`struct dm_target_io` in
+/// `drivers/md/dm-core.h`), since a mapped device cannot be made from inside the kernel.
+#[kunit_tests(dm_remap_bio)]
+mod tests {
+    use super::super::target::TypeObject;
+    use super::super::{Args, DeviceVisitor, Refused, Setup, Stop, TextWriter};
+    use super::*;
+    use kernel::{
+        bindings::{bio_init, bio_uninit},
+        sync::{
+            atomic::{Atomic, Relaxed},
+            Arc, ArcBorrow,
+        },
+        types::ForeignOwnable,
+    };
+
+    /// What the target saw of a deferred bio.
+    struct Seen {
+        sector: Atomic<u64>,
+        sectors: Atomic<u32>,
+        status: Atomic<u32>,
+        processed: Atomic<u32>,
+    }
+
+    struct Recorder;
+
+    #[vtable]
+    impl Target for Recorder {
+        type Data = Arc<Seen>;
+        const NAME: &'static CStr = c"recorder";
+        const VERSION: [u32; 3] = [0, 0, 0];
+        const NOWAIT: bool = false;
+
+        fn process(seen: ArcBorrow<'_, Seen>, _: &TargetInfo, bio: DeferredBio<'_>) {
+            seen.sector.store(bio.sector(), Relaxed);
+            seen.sectors.store(bio.sectors(), Relaxed);
+            seen.status.store(bio.status().0.into(), Relaxed);
+            seen.processed.add(1, Relaxed);
+            if bio.sectors() == 8 {
+                bio.complete(Status::MEDIUM);
+            }
+            // Else it is dropped.
+        }
+
+        fn ctr(_: &mut Setup<'_>, _: &Args) -> Result<Arc<Seen>, Refused> {
+            Err(EINVAL.into())
+        }
+        fn dtr(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
+        fn map(_: ArcBorrow<'_, Seen>, bio: MapBio<'_>) -> Mapped {
+            bio.complete(Status::IOERR)
+        }
+        fn end_io_error(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
+            bio.pass_on()
+        }
+        fn presuspend(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
+        fn presuspend_undo(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
+        fn postsuspend(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
+        fn preresume(_: ArcBorrow<'_, Seen>, _: &TargetInfo) -> Result {
+            Ok(())
+        }
+        fn resume(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
+        fn status(_: ArcBorrow<'_, Seen>, _: &TargetInfo, _: &mut TextWriter<'_>) {}
+        fn table(_: ArcBorrow<'_, Seen>, _: &TargetInfo, _: &mut TextWriter<'_>) {}
+        fn ima(_: ArcBorrow<'_, Seen>, _: &TargetInfo, _: &mut TextWriter<'_>) {}
+        fn message(
+            _: ArcBorrow<'_, Seen>,
+            _: &TargetInfo,
+            _: &Args,
+            _: &mut TextWriter<'_>,
+        ) -> Result {
+            Ok(())
+        }
+        fn iterate_devices(
+            _: ArcBorrow<'_, Seen>,
+            _: &TargetInfo,
+            _: DeviceVisitor<'_>,
+        ) -> Result<(), Stop> {
+            Ok(())
+        }
+    }
+
+    const MAGIC: u16 = 28714;
+    const BEGIN: u64 = 100;
+
+    /// A clone's bookkeeping, the part of it that the wrappers' C functions look at.
+    #[repr(C)]
+    struct Clone {
+        per_bio: core::mem::MaybeUninit<PerBio>,
+        magic: u16,
+        flags: u16,
+        number: u32,
+        io: usize,
+        ti: usize,
+        len_ptr: usize,
+        old_sector: u64,
+        bio: bio,
+        completions: u32,
+    }
+
+    /// # Safety
+    ///
+    /// `done` must be the bio of a [`Clone`].
+    unsafe extern "C" fn completed(done: *mut bio) {
+        // SAFETY: By the requirement.
+        let clone = unsafe { done.byte_sub(offset_of!(Clone, bio)) }.cast::<Clone>();
+        // SAFETY: By the requirement.
+        unsafe { (*clone).completions += 1 };
+    }
+
+    /// A target and a clone on its way through it.
+    struct Fixture {
+        seen: Arc<Seen>,
+        ti: KBox<bindings::dm_target>,
+        _object: KBox<TypeObject>,
+        clone: KBox<Clone>,
+    }
+
+    impl Fixture {
+        fn new(opf: u32, sectors: u32) -> Result<Self> {
+            let seen = Seen {
+                sector: Atomic::new(0),
+                sectors: Atomic::new(0),
+                status: Atomic::new(0),
+                processed: Atomic::new(0),
+            };
+            let seen = Arc::new(seen, GFP_KERNEL)?;
+            let object = KBox::new(
+                TypeObject::new::<Recorder>(core::ptr::null_mut()),
+                GFP_KERNEL,
+            )?;
+            // SAFETY: Integers, pointers and bits, all of which may be zero.
+            let ti: bindings::dm_target = unsafe { core::mem::zeroed() };
+            let mut ti = KBox::new(ti, GFP_KERNEL)?;
+            ti.begin = BEGIN;
+            ti.type_ = object.as_ptr();
+            ti.private = seen.clone().into_foreign();
+            let clone = Clone {
+                per_bio: core::mem::MaybeUninit::zeroed(),
+                magic: MAGIC,
+                flags: 0,
+                number: 3,
+                io: 0,
+                ti: 0,
+                len_ptr: 0,
+                old_sector: 0,
+                bio: pin_init::zeroed(),
+                completions: 0,
+            };
+            let mut clone = KBox::new(clone, GFP_KERNEL)?;
+            // SAFETY: A place for a bio, which has no vectors.
+            unsafe {
+                bio_init(
+                    &mut clone.bio,
+                    core::ptr::null_mut(),
+                    core::ptr::null_mut(),
+                    0,
+                    opf,
+                )
+            };
+            clone.bio.bi_iter.bi_sector = BEGIN + 40;
+            clone.bio.bi_iter.bi_size = sectors << 9;
+            clone.bio.bi_end_io = Some(completed);
+            Ok(Self {
+                seen,
+                ti,
+                _object: object,
+                clone,
+            })
+        }
+
+        fn bio(&mut self) -> NonNull<bio> {
+            NonNull::from(&mut self.clone.bio)
+        }
+
+        fn map_bio(&mut self) -> MapBio<'_> {
+            // SAFETY: The target and the clone live as long as the fixture.
+            unsafe { MapBio::from_raw(self.bio(), TargetInfo::from_raw(&mut *self.ti)) }
+        }
+
+        /// As a lower device leaves a bio that it has been through.
+        fn used_up(&mut self) {
+            let iter = &mut self.clone.bio.bi_iter;
+            iter.bi_sector += u64::from(iter.bi_size >> 9);
+            iter.bi_size = 0;
+            iter.bi_idx = 1;
+        }
+
+        fn end_bio(&mut self, status: Status) -> EndBio<'_> {
+            // SAFETY: The target and the clone live as long as the fixture.
+            unsafe { EndBio::from_raw(self.bio(), TargetInfo::from_raw(&mut *self.ti), status) }
+        }
+    }
+
+    impl Drop for Fixture {
+        fn drop(&mut self) {
+            // SAFETY: Initialised by `new`.
+            unsafe { bio_uninit(&mut self.clone.bio) };
+            // SAFETY: Made by `into_foreign` in `new`; no work is left that borrows it.
+            drop(unsafe { <Arc<Seen> as ForeignOwnable>::from_foreign(self.ti.private) });
+        }
+    }
+
+    const WRITE: u32 = kernel::bindings::req_op_REQ_OP_WRITE;
+
+    #[test]
+    fn per_bio_data_leads_back_to_its_bio() -> Result {
+        let mut f = Fixture::new(WRITE, 8)?;
+        let bio = f.bio();
+        let data = Raw(bio).per_bio();
+        assert!(core::ptr::eq(data.cast(), &*f.clone));
+        assert!(data.is_aligned());
+        // SAFETY: The data of a clone.
+        let back = unsafe { bindings::dm_bio_from_per_bio_data(data.cast(), PER_BIO_SIZE) };
+        assert!(core::ptr::eq(back, bio.as_ptr()));
+        Ok(())
+    }
+
+    #[test]
+    fn a_bio_in_map_counts_from_the_targets_start() -> Result {
+        let mut f = Fixture::new(WRITE | bindings::REQ_NOWAIT, 8)?;
+        let bio = f.map_bio();
+        assert!(bio.op() == Op::Write && bio.is_nowait());
+        assert_eq!((bio.sector(), bio.sectors(), bio.number()), (40, 8, 3));
+        core::mem::forget(bio);
+        let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 0)?;
+        assert!(f.map_bio().op() == Op::Flush);
+        let mut f = Fixture::new(kernel::bindings::req_op_REQ_OP_DISCARD, 8)?;
+        assert!(f.map_bio().op() == Op::Discard);
+        Ok(())
+    }
+
+    #[test]
+    fn what_must_not_be_cut_is_not() -> Result {
+        let mut f = Fixture::new(WRITE, 8)?;
+        let mut bio = f.map_bio();
+        assert!(!bio.accept(0) && !bio.accept(9));
+        assert!(bio.accept(8));
+        assert_eq!(bio.sectors(), 8);
+        let mut f = Fixture::new(WRITE | bindings::REQ_ATOMIC, 8)?;
+        assert!(!f.map_bio().accept(4));
+        let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 0)?;
+        assert!(!f.map_bio().accept(1));
+        Ok(())
+    }
+
+    #[test]
+    fn a_failed_bio_comes_to_the_target_as_it_was_mapped() -> Result {
+        let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
+        let mut f = Fixture::new(WRITE, 8)?;
+        f.map_bio().record();
+        f.used_up();
+        // SAFETY: Recorded above.
+        assert!(!unsafe { EndBio::is_done(f.bio()) });
+        let ended = f.end_bio(Status::IOERR).defer(&queue);
+        assert!(ended.0 == bindings::DM_ENDIO_INCOMPLETE);
+        queue.drain();
+        assert_eq!(f.seen.processed.load(Relaxed), 1);
+        assert_eq!(
+            (f.seen.sector.load(Relaxed), f.seen.sectors.load(Relaxed)),
+            (40, 8)
+        );
+        assert_eq!(f.seen.status.load(Relaxed), u32::from(Status::IOERR.0));
+        // The target completed it, once, and hears no more of it.
+        assert_eq!(f.clone.completions, 1);
+        assert_eq!(f.clone.bio.bi_status, Status::MEDIUM.0);
+        // SAFETY: Recorded above.
+        assert!(unsafe { EndBio::is_done(f.bio()) });
+        Ok(())
+    }
+
+    #[test]
+    fn a_bio_deferred_by_map_has_no_error() -> Result {
+        let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
+        let mut f = Fixture::new(WRITE, 8)?;
+        let mapped = f.map_bio().defer(&queue);
+        assert!(mapped.0 == bindings::DM_MAPIO_SUBMITTED);
+        queue.drain();
+        assert_eq!(f.seen.processed.load(Relaxed), 1);
+        assert_eq!(f.seen.status.load(Relaxed), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_dropped_bio_fails() -> Result {
+        let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
+        let mut f = Fixture::new(WRITE, 16)?;
+        let _ = f.map_bio().defer(&queue);
+        queue.drain();
+        assert_eq!(f.clone.completions, 1);
+        assert_eq!(f.clone.bio.bi_status, Status::IOERR.0);
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_that_is_passed_on_stays_the_lower_devices() -> Result {
+        let mut f = Fixture::new(WRITE, 8)?;
+        f.map_bio().record();
+        let bio = f.end_bio(Status::MEDIUM);
+        assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
+        assert!(bio.pass_on().0 == bindings::DM_ENDIO_DONE);
+        assert_eq!(f.clone.completions, 0);
+        Ok(())
     }
 }

@@ -38,7 +38,10 @@ impl Claim {
     pub(crate) fn new(ti: &TargetInfo, range: DeviceRange) -> Result<Self> {
         let owner = ti.mapped_device();
         let mut claims = CLAIMS.lock();
-        if claims.iter().any(|(o, r)| *o != owner && r.overlaps(&range)) {
+        if claims
+            .iter()
+            .any(|(o, r)| *o != owner && r.overlaps(&range))
+        {
             return Err(EBUSY);
         }
         claims.push((owner, range), GFP_KERNEL)?;

@@ -129,9 +129,7 @@ impl Device {
 ///
 /// If it returns `Ok`, `init` must have initialised the bio, for a device that is open and with data
 /// that is valid until the bio is complete; if it returns an error, the bio must hold no resources.
-pub(super) unsafe fn submit_and_wait(
-    init: impl FnOnce(*mut bio) -> Result<(), Status>,
-) -> Status {
+pub(super) unsafe fn submit_and_wait(init: impl FnOnce(*mut bio) -> Result<(), Status>) -> Status {
     let mut bio = MaybeUninit::<bio>::uninit();
     let bio = bio.as_mut_ptr();
     if let Err(status) = init(bio) {

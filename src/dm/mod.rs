@@ -31,6 +31,8 @@ mod misc;
 mod rcu;
 mod status;
 mod target;
+#[cfg(CONFIG_KUNIT)]
+mod tests;
 mod workqueue;
 
 pub(crate) use bio::{DeferredBio, EndBio, Ended, MapBio, Mapped, Op};
@@ -40,5 +42,7 @@ pub(crate) use io::IoBuffer;
 pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
 pub(crate) use rcu::{RcuSlice, RcuSliceCell};
 pub(crate) use status::{Status, TextWriter};
-pub(crate) use target::{Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetInfo};
+pub(crate) use target::{
+    Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetInfo,
+};
 pub(crate) use workqueue::Queue;

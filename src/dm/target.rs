@@ -7,7 +7,7 @@
 use super::{
     bindings::{self, dm_target, target_type},
     bio::{self, EndBio, Ended, MapBio, Mapped, PER_BIO_SIZE},
-    Device, DeferredBio, Status, TextWriter,
+    DeferredBio, Device, Status, TextWriter,
 };
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
@@ -81,12 +81,6 @@ impl TargetInfo {
         mode & bindings::BLK_OPEN_WRITE != 0
     }
 
-    /// Whether the mapped device is suspended: no bio is with the target.
-    pub(crate) fn is_suspended(&self) -> bool {
-        // SAFETY: Valid by the invariant.
-        unsafe { bindings::dm_suspended(self.as_ptr()) != 0 }
-    }
-
     /// The mapped device's name, `major:minor`.
     pub(crate) fn name(&self) -> &CStr {
         // SAFETY: A target's table and its device are valid as long as the target, and so is the
@@ -107,34 +101,40 @@ impl TargetInfo {
     }
 }
 
-/// The words of a table line or a message.
-pub(crate) struct Args<'a>(&'a [*mut c_char]);
+/// The words of a table line or a message, copied: a message's result is written to the very buffer
+/// that its words came in (`target_message` in `drivers/md/dm-ioctl.c`).
+pub(crate) struct Args(KVec<u8>);
 
-impl<'a> Args<'a> {
+impl Args {
+    /// Copies the words. May sleep.
+    ///
     /// # Safety
     ///
-    /// `argv` must be an array of `argc` C strings, all valid and unchanged for `'a`.
-    unsafe fn from_raw(argc: c_uint, argv: *mut *mut c_char) -> Self {
-        if argc == 0 || argv.is_null() {
-            return Self(&[]);
+    /// `argv` must be an array of `argc` valid C strings.
+    unsafe fn copy_from_raw(argc: c_uint, argv: *mut *mut c_char) -> Result<Self> {
+        let mut text = KVec::new();
+        for index in 0..argc as usize {
+            // SAFETY: Within the array, and a C string, by the requirement.
+            let word = unsafe { CStr::from_ptr((*argv.add(index)).cast()) };
+            text.extend_from_slice(word.to_bytes_with_nul(), GFP_KERNEL)?;
         }
-        // SAFETY: Valid by the requirement.
-        Self(unsafe { core::slice::from_raw_parts(argv, argc as usize) })
+        Ok(Self(text))
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &CStr> {
+        let words = self.0.split_inclusive(|byte| *byte == 0);
+        words.filter_map(|word| CStr::from_bytes_with_nul(word).ok())
     }
 
     /// Word `index`.
-    pub(crate) fn get(&self, index: usize) -> Option<&'a CStr> {
-        // SAFETY: A C string, by the requirement of `from_raw`.
-        self.0
-            .get(index)
-            .map(|word| unsafe { CStr::from_ptr((*word).cast()) })
+    pub(crate) fn get(&self, index: usize) -> Option<&CStr> {
+        self.iter().nth(index)
     }
 
     /// All words as bytes. May sleep.
-    pub(crate) fn words(&self) -> Result<KVec<&'a [u8]>> {
-        let mut words = KVec::with_capacity(self.0.len(), GFP_KERNEL)?;
-        for index in 0..self.0.len() {
-            let word = self.get(index).ok_or(EINVAL)?;
+    pub(crate) fn words(&self) -> Result<KVec<&[u8]>> {
+        let mut words = KVec::new();
+        for word in self.iter() {
             words.push(word.to_bytes(), GFP_KERNEL)?;
         }
         Ok(words)
@@ -240,7 +240,7 @@ pub(crate) trait Target: Sized + 'static {
 
     /// Makes a target from a table line. May sleep. Other tables of the same mapped device may be
     /// active: nothing may be changed that they rely on.
-    fn ctr(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Self::Data, Refused>;
+    fn ctr(setup: &mut Setup<'_>, args: &Args) -> Result<Self::Data, Refused>;
 
     /// The target goes away; no bio is with it. Suspend may never have been called, nor resume. May
     /// sleep.
@@ -285,13 +285,16 @@ pub(crate) trait Target: Sized + 'static {
     fn message(
         data: Borrowed<'_, Self>,
         ti: &TargetInfo,
-        args: Args<'_>,
+        args: &Args,
         out: &mut TextWriter<'_>,
     ) -> Result;
 
     /// Shows every range of every underlying device.
-    fn iterate_devices(data: Borrowed<'_, Self>, ti: &TargetInfo, v: DeviceVisitor<'_>)
-        -> Result<(), Stop>;
+    fn iterate_devices(
+        data: Borrowed<'_, Self>,
+        ti: &TargetInfo,
+        v: DeviceVisitor<'_>,
+    ) -> Result<(), Stop>;
 
     /// The target is so busy that a bio would wait. Optional.
     fn busy(_data: Borrowed<'_, Self>) -> bool {
@@ -301,9 +304,22 @@ pub(crate) trait Target: Sized + 'static {
 
 /// A `target_type` and, behind it, what the C structure has no room for.
 #[repr(C)]
-struct TypeObject {
+pub(super) struct TypeObject {
     target_type: Opaque<target_type>,
     work: kernel::bindings::work_func_t,
+}
+
+impl TypeObject {
+    pub(super) fn new<T: Target>(module: *mut kernel::bindings::module) -> Self {
+        Self {
+            target_type: Opaque::new(Callbacks::<T>::target_type(module)),
+            work: Some(bio::run::<T>),
+        }
+    }
+
+    pub(super) fn as_ptr(&self) -> *mut target_type {
+        self.target_type.get()
+    }
 }
 
 /// A registered target type; unregistered when dropped, which needs that no table uses it, as the
@@ -322,13 +338,9 @@ unsafe impl<T: Target> Sync for Registration<T> {}
 impl<T: Target> Registration<T> {
     /// Registers `T`. May sleep.
     pub(crate) fn new(module: &'static ThisModule) -> Result<Self> {
-        let object = TypeObject {
-            target_type: Opaque::new(Callbacks::<T>::target_type(module)),
-            work: Some(bio::run::<T>),
-        };
-        let object = KBox::new(object, GFP_KERNEL)?;
+        let object = KBox::new(TypeObject::new::<T>(module.as_ptr()), GFP_KERNEL)?;
         // SAFETY: A complete target type that stays where it is until it is unregistered.
-        to_result(unsafe { bindings::dm_register_target(object.target_type.get()) })?;
+        to_result(unsafe { bindings::dm_register_target(object.as_ptr()) })?;
         // INVARIANT: Just registered.
         Ok(Self(object, PhantomData))
     }
@@ -337,7 +349,7 @@ impl<T: Target> Registration<T> {
 impl<T: Target> Drop for Registration<T> {
     fn drop(&mut self) {
         // SAFETY: Registered, by the invariant.
-        unsafe { bindings::dm_unregister_target(self.0.target_type.get()) };
+        unsafe { bindings::dm_unregister_target(self.0.as_ptr()) };
     }
 }
 
@@ -346,7 +358,7 @@ impl<T: Target> Drop for Registration<T> {
 struct Callbacks<T: Target>(PhantomData<T>);
 
 impl<T: Target> Callbacks<T> {
-    fn target_type(module: &'static ThisModule) -> target_type {
+    fn target_type(module: *mut kernel::bindings::module) -> target_type {
         target_type {
             features: if T::NOWAIT {
                 bindings::DM_TARGET_NOWAIT
@@ -354,7 +366,7 @@ impl<T: Target> Callbacks<T> {
                 0
             },
             name: T::NAME.as_char_ptr(),
-            module: module.as_ptr(),
+            module,
             version: T::VERSION,
             ctr: Some(Self::ctr),
             dtr: Some(Self::dtr),
@@ -378,16 +390,16 @@ impl<T: Target> Callbacks<T> {
     /// # Safety
     ///
     /// As said for [`Callbacks`]; `argv` are `argc` C strings for the duration of the call.
-    unsafe extern "C" fn ctr(
-        ti: *mut dm_target,
-        argc: c_uint,
-        argv: *mut *mut c_char,
-    ) -> c_int {
+    unsafe extern "C" fn ctr(ti: *mut dm_target, argc: c_uint, argv: *mut *mut c_char) -> c_int {
         // SAFETY: Valid for this call by the requirement.
         let info = unsafe { TargetInfo::from_raw(ti) };
         // SAFETY: As the requirement says.
-        let args = unsafe { Args::from_raw(argc, argv) };
-        match T::ctr(&mut Setup(info), args) {
+        let args = unsafe { Args::copy_from_raw(argc, argv) };
+        let made = match &args {
+            Ok(args) => T::ctr(&mut Setup(info), args),
+            Err(error) => Err((*error).into()),
+        };
+        match made {
             Ok(data) => {
                 // SAFETY: Under construction: nobody else uses the target.
                 unsafe {
@@ -552,10 +564,13 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: Valid for this call, and the constructor succeeded.
         let (ti, data) = unsafe { Self::both(ti) };
         // SAFETY: As the requirement says.
-        let args = unsafe { Args::from_raw(argc, argv) };
-        // SAFETY: As the requirement says.
+        let args = match unsafe { Args::copy_from_raw(argc, argv) } {
+            Ok(args) => args,
+            Err(error) => return error.to_errno(),
+        };
+        // SAFETY: As the requirement says; the words, which lie in it, are not used any more.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
-        match T::message(data, ti, args, &mut out) {
+        match T::message(data, ti, &args, &mut out) {
             // 1 says that there is a result (`target_message` in `drivers/md/dm-ioctl.c`).
             Ok(()) => c_int::from(out.len() > 0),
             Err(error) => error.to_errno(),

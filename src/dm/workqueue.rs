@@ -32,11 +32,16 @@ unsafe impl Send for Queue {}
 unsafe impl Sync for Queue {}
 
 impl Queue {
-    /// Allocates the queue `name/instance`. May sleep.
-    pub(crate) fn new(name: &CStr, instance: &CStr) -> Result<Self> {
+    /// Allocates the queue `name/instance`, which runs at most `max_active` items at a time, 0 for the
+    /// kernel's default of 1024. May sleep.
+    pub(crate) fn new(name: &CStr, instance: &CStr, max_active: u16) -> Result<Self> {
         // SAFETY: Both are C strings, which the function formats into memory of its own.
         let queue = unsafe {
-            bindings::dmr_alloc_workqueue(name.as_char_ptr(), instance.as_char_ptr())
+            bindings::dmr_alloc_workqueue(
+                name.as_char_ptr(),
+                instance.as_char_ptr(),
+                max_active.into(),
+            )
         };
         if queue.is_null() {
             return Err(ENOMEM);

@@ -93,7 +93,11 @@ pub fn updated<'a>(
         _ => rest,
     };
     let new = new.map(Packed::new);
-    before.iter().copied().chain(new).chain(after.iter().copied())
+    before
+        .iter()
+        .copied()
+        .chain(new)
+        .chain(after.iter().copied())
 }
 
 /// Sorts `entries` by unit, in place, O(n log n): heap sort.

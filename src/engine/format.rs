@@ -230,9 +230,7 @@ impl Superblock {
     /// Chooses between the two copies, either of which may be unusable.
     ///
     /// Returns the superblock and whether each copy needs to be written again.
-    pub fn choose(
-        copies: [Result<Self, Fault>; 2],
-    ) -> Result<(Self, [bool; 2]), Refusal> {
+    pub fn choose(copies: [Result<Self, Fault>; 2]) -> Result<(Self, [bool; 2]), Refusal> {
         match copies {
             [Err(Fault::Unsupported(why)), _] | [_, Err(Fault::Unsupported(why))] => Err(why),
             [Err(Fault::Damaged(why)), Err(_)] => Err(why),
@@ -421,8 +419,14 @@ mod tests {
         assert_eq!((u64_at(64), u64_at(72), u64_at(80)), (0, 0, 0));
         assert_eq!((u32_at(88), u32_at(92)), (8, 3));
         assert_eq!((u64_at(96), u64_at(104)), (g.slots_total, g.table_blocks));
-        assert_eq!((u64_at(112), u64_at(120), u64_at(128)), (g.data_start, 1 << 16, 1 << 20));
-        assert_eq!([u64_at(136), u64_at(144), u64_at(152), u64_at(160)], g.area_start);
+        assert_eq!(
+            (u64_at(112), u64_at(120), u64_at(128)),
+            (g.data_start, 1 << 16, 1 << 20)
+        );
+        assert_eq!(
+            [u64_at(136), u64_at(144), u64_at(152), u64_at(160)],
+            g.area_start
+        );
         assert_eq!(u64_at(168), 1_800_000_000);
         let mut zeroed = b;
         zeroed[8..12].fill(0);
@@ -436,7 +440,10 @@ mod tests {
         blank_table_block(&mut b, &[9; 16], 0, crc);
         let update = Update {
             slot: Slot(2),
-            state: State::Entry { unit: Unit(0x1122), mask: 0x81 },
+            state: State::Entry {
+                unit: Unit(0x1122),
+                mask: 0x81,
+            },
             cause: Cause::Write,
         };
         set_record(&mut b, 2, &update, 0x5566);
@@ -458,14 +465,32 @@ mod tests {
     #[test]
     fn of_two_superblocks_the_newer_sound_one_counts() {
         let old = superblock();
-        let new = Superblock { generation: 8, ..superblock() };
-        let other = Superblock { uuid: [1; 16], ..superblock() };
+        let new = Superblock {
+            generation: 8,
+            ..superblock()
+        };
+        let other = Superblock {
+            uuid: [1; 16],
+            ..superblock()
+        };
         let damaged = || Err(Fault::Damaged(c"x"));
         let choose = Superblock::choose;
-        assert_eq!(choose([Ok(old.clone()), Ok(new.clone())]), Ok((new.clone(), [true, false])));
-        assert_eq!(choose([Ok(new.clone()), Ok(old.clone())]), Ok((new, [false, true])));
-        assert_eq!(choose([damaged(), Ok(old.clone())]), Ok((old.clone(), [true, false])));
-        assert_eq!(choose([Ok(old.clone()), damaged()]), Ok((old.clone(), [false, true])));
+        assert_eq!(
+            choose([Ok(old.clone()), Ok(new.clone())]),
+            Ok((new.clone(), [true, false]))
+        );
+        assert_eq!(
+            choose([Ok(new.clone()), Ok(old.clone())]),
+            Ok((new, [false, true]))
+        );
+        assert_eq!(
+            choose([damaged(), Ok(old.clone())]),
+            Ok((old.clone(), [true, false]))
+        );
+        assert_eq!(
+            choose([Ok(old.clone()), damaged()]),
+            Ok((old.clone(), [false, true]))
+        );
         assert!(choose([damaged(), damaged()]).is_err());
         assert!(choose([Ok(old.clone()), Ok(other)]).is_err());
         assert!(choose([Ok(old), Err(Fault::Unsupported(c"x"))]).is_err());

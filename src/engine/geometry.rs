@@ -143,7 +143,9 @@ impl Geometry {
             return Err(c"Spare region is too small for its metadata and one slot");
         }
         if self.slots_total > u64::from(u32::MAX) {
-            return Err(c"Spare region has more than 2^32 slots: use a smaller one or larger units");
+            return Err(
+                c"Spare region has more than 2^32 slots: use a smaller one or larger units",
+            );
         }
         let blocks = self.spare_sectors / BLOCK_SECTORS;
         let inside = |start: u64, length: u64| {
@@ -219,7 +221,10 @@ impl Geometry {
     /// Table block and index within it of the record that describes `slot`.
     pub fn record_of(&self, slot: Slot) -> (u64, usize) {
         let slot = u64::from(slot.0);
-        (slot / RECORDS_PER_BLOCK, (slot % RECORDS_PER_BLOCK) as usize)
+        (
+            slot / RECORDS_PER_BLOCK,
+            (slot % RECORDS_PER_BLOCK) as usize,
+        )
     }
 
     /// Whether `slot` meets a metadata area and so must never hold data.
@@ -227,7 +232,10 @@ impl Geometry {
         let start = self.slot_sector(slot);
         let end = start + u64::from(self.unit_sectors);
         self.areas().iter().any(|&area| {
-            let (from, to) = (area * BLOCK_SECTORS, (area + self.table_blocks) * BLOCK_SECTORS);
+            let (from, to) = (
+                area * BLOCK_SECTORS,
+                (area + self.table_blocks) * BLOCK_SECTORS,
+            );
             start < to && from < end
         })
     }

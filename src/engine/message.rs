@@ -103,19 +103,47 @@ mod tests {
 
     #[test]
     fn messages_parse() {
-        assert_eq!(parse("remap 999"), Ok(Message::Remap { sector: 999, count: 1 }));
-        assert_eq!(parse("remap 0 1000"), Ok(Message::Remap { sector: 0, count: 1000 }));
+        assert_eq!(
+            parse("remap 999"),
+            Ok(Message::Remap {
+                sector: 999,
+                count: 1
+            })
+        );
+        assert_eq!(
+            parse("remap 0 1000"),
+            Ok(Message::Remap {
+                sector: 0,
+                count: 1000
+            })
+        );
         assert_eq!(parse("query 5"), Ok(Message::Query { sector: 5 }));
         assert_eq!(parse("list"), Ok(Message::List { from: 0, max: 1000 }));
         assert_eq!(parse("list 8 2"), Ok(Message::List { from: 8, max: 2 }));
-        assert_eq!((parse("sync"), parse("help")), (Ok(Message::Sync), Ok(Message::Help)));
+        assert_eq!(
+            (parse("sync"), parse("help")),
+            (Ok(Message::Sync), Ok(Message::Help))
+        );
     }
 
     #[test]
     fn bad_messages_are_refused() {
         for line in [
-            "", "frob", "remap", "remap 1000", "remap x", "remap 0 0", "remap 1 1000", "remap 1 1 1",
-            "query", "query -1", "list 1000", "list 0 x", "list 0 0 0", "sync 1", "help me",
+            "",
+            "frob",
+            "remap",
+            "remap 1000",
+            "remap x",
+            "remap 0 0",
+            "remap 1 1000",
+            "remap 1 1 1",
+            "query",
+            "query -1",
+            "list 1000",
+            "list 0 x",
+            "list 0 0 0",
+            "sync 1",
+            "help me",
             "remap 18446744073709551615 18446744073709551615",
         ] {
             assert!(parse(line).is_err(), "{line}");

@@ -67,7 +67,9 @@ pub fn first_part(
     let bits = entry.mask.wrapping_shr(offset);
     let (set, clear) = (bits.trailing_ones(), bits.trailing_zeros());
     let held = Place::Relocated {
-        sector: geometry.slot_sector(entry.slot).wrapping_add(u64::from(offset)),
+        sector: geometry
+            .slot_sector(entry.slot)
+            .wrapping_add(u64::from(offset)),
     };
     let unset = Place::Unset {
         slot: entry.slot,

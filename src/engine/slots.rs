@@ -104,7 +104,11 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         for n in 0..=words {
             let at = (first + n) % words.max(1);
             let word = *self.words.get(at as usize)?;
-            let below = if n == 0 { (1u64 << (self.next % 64)) - 1 } else { 0 };
+            let below = if n == 0 {
+                (1u64 << (self.next % 64)) - 1
+            } else {
+                0
+            };
             let bit = u64::from((word | below).trailing_ones());
             let slot = at * 64 + bit;
             if bit < 64 && slot < self.total {

@@ -137,7 +137,11 @@ impl Entries {
                 Err(_) => fsleep(Delta::from_millis(1)),
             }
         };
-        new.extend(updated(cell.read(&rcu::read_lock()), entry.unit, Some(entry)));
+        new.extend(updated(
+            cell.read(&rcu::read_lock()),
+            entry.unit,
+            Some(entry),
+        ));
         cell.replace(Some(new));
         if let Some(old) = old {
             *counts.of(&old) -= 1;

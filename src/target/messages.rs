@@ -16,16 +16,15 @@ use kernel::prelude::*;
 
 impl Remap {
     /// Obeys a message, printing its result to `out`. May sleep.
-    pub(super) fn obey(
-        &self,
-        ti: &TargetInfo,
-        args: Args<'_>,
-        out: &mut TextWriter<'_>,
-    ) -> Result {
+    pub(super) fn obey(&self, ti: &TargetInfo, args: &Args, out: &mut TextWriter<'_>) -> Result {
         let _noio = NoIo::enter();
         let words = args.words()?;
         let message = Message::parse(&words, ti.len()).map_err(|why| {
-            pr_warn!("{}: message: {}\n", name_of(ti), why.to_str().unwrap_or("?"));
+            pr_warn!(
+                "{}: message: {}\n",
+                name_of(ti),
+                why.to_str().unwrap_or("?")
+            );
             EINVAL
         })?;
         if !self.is_loaded() && message != Message::Help {
@@ -92,8 +91,13 @@ impl Remap {
         count: u64,
         out: &mut TextWriter<'_>,
     ) -> Result {
-        if !ti.is_suspended() {
-            pr_warn!("{}: message: remap needs a suspended device for now\n", name_of(ti));
+        // Resuming waits until the copying is done.
+        let active = self.active.lock();
+        if *active {
+            pr_warn!(
+                "{}: message: remap needs a suspended device for now\n",
+                name_of(ti)
+            );
             return Err(EBUSY);
         }
         if !self.writable {
@@ -111,7 +115,10 @@ impl Remap {
             relocated += 1;
             incomplete += u64::from(mask != self.geometry.unit_mask(unit));
         }
-        let _ = write!(out, "{relocated} units relocated, {incomplete} of them not readable as a whole");
+        let _ = write!(
+            out,
+            "{relocated} units relocated, {incomplete} of them not readable as a whole"
+        );
         Ok(())
     }
 
@@ -122,10 +129,7 @@ impl Remap {
         let old = self.entries.get(unit);
         let slot = match old {
             Some(entry) => entry.slot,
-            None => self
-                .store
-                .with_slots(|s| s.allocate())
-                .ok_or(ENOSPC)?,
+            None => self.store.with_slots(|s| s.allocate()).ok_or(ENOSPC)?,
         };
         let mut mask = old.map_or(0, |e| e.mask);
         let all = self.geometry.unit_mask(unit);
@@ -136,7 +140,12 @@ impl Remap {
                 let from = self.main_sector(unit, offset);
                 let to = self.slot_sector(slot, offset);
                 if self.main.read(from, self.block, buffer).is_ok() {
-                    if self.store.spare().write(to, self.block, buffer, false).is_err() {
+                    if self
+                        .store
+                        .spare()
+                        .write(to, self.block, buffer, false)
+                        .is_err()
+                    {
                         if old.is_none() {
                             self.store.with_slots(|s| s.release(slot));
                         }

@@ -95,6 +95,9 @@ pub(crate) struct Remap {
     /// Units with a pending entry that is not on the spare yet. Capacity [`MAX_LAZY`].
     #[pin]
     lazy: Mutex<KVec<Unit>>,
+    /// Bios may come: from preresume to postsuspend. Held by what needs that they do not.
+    #[pin]
+    active: Mutex<bool>,
     /// No lazy sync is to be queued: from presuspend to resume.
     suspending: Atomic<bool>,
     /// The spare was opened and the entries loaded: from the first preresume on.
@@ -108,6 +111,8 @@ pub(crate) struct Remap {
     /// The larger logical block of both devices, in sectors.
     block: u32,
     writable: bool,
+    /// The spare was blank when the table was loaded, and nothing speaks against formatting it.
+    may_format: bool,
     counters: Counters,
     _claim: Claim,
 }
@@ -252,7 +257,7 @@ impl Target for Remap {
     const VERSION: [u32; 3] = [1, 0, 0];
     const NOWAIT: bool = true;
 
-    fn ctr(setup: &mut Setup<'_>, args: Args<'_>) -> Result<Arc<Remap>, Refused> {
+    fn ctr(setup: &mut Setup<'_>, args: &Args) -> Result<Arc<Remap>, Refused> {
         let words = args.words().map_err(resources)?;
         let line = TableLine::parse(&words)?;
         let features = line.features;
@@ -350,12 +355,13 @@ impl Target for Remap {
         setup.want_write_zeroes();
         let remap = Arc::pin_init(
             try_pin_init!(Remap {
-                queue: Queue::new(c"dm_remap", setup.info().name())?,
+                queue: Queue::new(c"dm_remap", setup.info().name(), 0)?,
                 lazy_sync <- new_work!("dm_remap::lazy_sync"),
                 entries <- Entries::new(&geometry),
                 store <- Store::new(spare, line.spare_start, geometry),
                 units <- UnitLocks::new(),
                 lazy <- new_mutex!(KVec::with_capacity(MAX_LAZY, GFP_KERNEL)?, "dm_remap::lazy"),
+                active <- new_mutex!(false, "dm_remap::active"),
                 suspending: Atomic::new(false),
                 loaded: Atomic::new(false),
                 reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
@@ -365,6 +371,7 @@ impl Target for Remap {
                 features,
                 block,
                 writable,
+                may_format: found.is_none(),
                 counters: Counters {
                     read_errors: Counter::new(),
                     write_errors: Counter::new(),
@@ -432,6 +439,7 @@ impl Target for Remap {
     }
 
     fn postsuspend(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
+        *this.active.lock() = false;
         if this.is_loaded() && this.writable {
             // A lazy sync that runs has taken units off the list that it has yet to commit.
             this.queue.flush();
@@ -444,11 +452,11 @@ impl Target for Remap {
         let _noio = crate::dm::NoIo::enter();
         // Once: from here on nobody else writes this spare.
         if !this.is_loaded() {
-            let format = !this.features.no_format;
             this.store
-                .activate(ti.name(), &this.entries, this.writable, format)?;
+                .activate(ti.name(), &this.entries, this.writable, this.may_format)?;
             this.loaded.store(true, Relaxed);
         }
+        *this.active.lock() = true;
         Ok(())
     }
 
@@ -516,7 +524,7 @@ impl Target for Remap {
     fn message(
         this: ArcBorrow<'_, Self>,
         ti: &TargetInfo,
-        args: Args<'_>,
+        args: &Args,
         out: &mut TextWriter<'_>,
     ) -> Result {
         this.obey(ti, args, out)

@@ -125,7 +125,10 @@ impl Remap {
             for _ in 0..this.features.read_retries.unwrap_or(2) {
                 // Looked up each time: the block may be relocated in the meantime.
                 let bits = mask_of(offset, count);
-                let slot = this.entries.get(part.unit).filter(|e| e.mask & bits == bits);
+                let slot = this
+                    .entries
+                    .get(part.unit)
+                    .filter(|e| e.mask & bits == bits);
                 last = match slot {
                     Some(entry) => {
                         let sector = this.slot_sector(entry.slot, offset);
@@ -180,12 +183,7 @@ impl Remap {
     // ---- Writes
 
     /// Writes `part`: to main what main takes, to the unit's slot what it does not.
-    fn write_part(
-        &self,
-        ti: &TargetInfo,
-        bio: &DeferredBio<'_>,
-        part: Part,
-    ) -> Result<(), Status> {
+    fn write_part(&self, ti: &TargetInfo, bio: &DeferredBio<'_>, part: Part) -> Result<(), Status> {
         let mut bits = part.bits;
         let mut status = bio.status();
         if self.entries.get(part.unit).is_none() {
@@ -271,7 +269,8 @@ impl Remap {
             let count = (left >> offset).trailing_ones();
             let skip = part.skip + (offset - part.offset());
             let sector = self.slot_sector(slot, offset);
-            bio.transfer(self.store.spare(), sector, skip, count).check()?;
+            bio.transfer(self.store.spare(), sector, skip, count)
+                .check()?;
             left &= !mask_of(offset, count);
         }
         Ok(())
@@ -329,7 +328,11 @@ impl Remap {
     /// Tells the administrator of a new entry.
     fn report_entry(&self, ti: &TargetInfo, entry: &Entry) {
         if dm::log_allowed() {
-            let what = if entry.mask == 0 { "pending" } else { "relocated" };
+            let what = if entry.mask == 0 {
+                "pending"
+            } else {
+                "relocated"
+            };
             let sector = self.geometry.unit_start(entry.unit);
             pr_warn!("{}: sector {}: {}\n", name_of(ti), sector, what);
         }

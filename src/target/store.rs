@@ -121,11 +121,7 @@ impl Disk {
 impl Store {
     /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
     /// writes nothing yet.
-    pub(super) fn new(
-        spare: Device,
-        start: u64,
-        geometry: Geometry,
-    ) -> impl PinInit<Self, Error> {
+    pub(super) fn new(spare: Device, start: u64, geometry: Geometry) -> impl PinInit<Self, Error> {
         let slots = Self::no_slots(&geometry);
         try_pin_init!(Self {
             spare,
@@ -183,11 +179,7 @@ impl Store {
     /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
     ///
     /// `None`: the region is blank. Refused: anything that is neither blank nor ours. May sleep.
-    pub(super) fn probe(
-        spare: &Device,
-        start: u64,
-        length: u64,
-    ) -> Result<Option<Found>, Refusal> {
+    pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refusal> {
         let mut buffer =
             IoBuffer::new(BLOCK_SIZE).map_err(|_| c"Not enough memory or other resources")?;
         let mut read = |copy: u64, sector: u64| {
@@ -265,19 +257,25 @@ impl Store {
     ) -> Result {
         let g = &self.geometry;
         let refuse = |why: Refusal| {
-            pr_err!("{}: {}\n", name.to_str().unwrap_or("?"), why.to_str().unwrap_or("?"));
+            pr_err!(
+                "{}: {}\n",
+                name.to_str().unwrap_or("?"),
+                why.to_str().unwrap_or("?")
+            );
             EINVAL
         };
         let found = Self::probe(&self.spare, self.start, g.spare_sectors).map_err(refuse)?;
         match found {
-            None if !writable || !format => Err(refuse(c"Spare is blank, and must not be formatted")),
+            None if !writable || !format => {
+                Err(refuse(c"Spare is blank, and must not be formatted"))
+            }
             None => {
                 self.format(name)?;
                 entries.load(&[])
             }
-            Some(found) if found.superblock.geometry != *g => {
-                Err(refuse(c"Spare was formatted anew since the table was loaded"))
-            }
+            Some(found) if found.superblock.geometry != *g => Err(refuse(
+                c"Spare was formatted anew since the table was loaded",
+            )),
             Some(found) => {
                 self.disk.lock().uuid = found.superblock.uuid;
                 self.load(name, entries, writable)?;
@@ -298,7 +296,11 @@ impl Store {
         disk.uuid = uuid;
         disk.loaded = None;
         let fail = |status: Status| {
-            pr_err!("{}: cannot format the spare: {:?}\n", name.to_str().unwrap_or("?"), status);
+            pr_err!(
+                "{}: cannot format the spare: {:?}\n",
+                name.to_str().unwrap_or("?"),
+                status
+            );
             EIO
         };
         let mut chunk = IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?;
@@ -357,7 +359,11 @@ impl Store {
                 "{}: superblock copy {} was stale or damaged: {}\n",
                 name.to_str().unwrap_or("?"),
                 copy,
-                if written.is_ok() { "repaired" } else { "cannot be written" }
+                if written.is_ok() {
+                    "repaired"
+                } else {
+                    "cannot be written"
+                }
             );
         }
     }
@@ -425,7 +431,10 @@ impl Store {
             }
         }
         sort_by_unit(&mut list);
-        let twice = list.iter().zip(list.iter().skip(1)).find(|(a, b)| a.unit == b.unit);
+        let twice = list
+            .iter()
+            .zip(list.iter().skip(1))
+            .find(|(a, b)| a.unit == b.unit);
         if let Some((a, b)) = twice {
             let (Unit(unit), Slot(a), Slot(b)) = (a.unit, a.slot, b.slot);
             pr_err!("{name}: unit {unit} has two slots, {a} and {b}\n");
@@ -451,7 +460,9 @@ impl Store {
             return;
         }
         for n in 0..count {
-            let read = self.spare.read(sector + n * BLOCK_SECTORS, BLOCK, &mut disk.other);
+            let read = self
+                .spare
+                .read(sector + n * BLOCK_SECTORS, BLOCK, &mut disk.other);
             if read.is_err() {
                 self.errors.add(1);
                 disk.other.bytes_mut().fill(0);
@@ -476,7 +487,11 @@ impl Store {
                 name,
                 number,
                 copy,
-                if written.is_ok() { "repaired" } else { "cannot be written" }
+                if written.is_ok() {
+                    "repaired"
+                } else {
+                    "cannot be written"
+                }
             );
         }
     }
@@ -534,7 +549,10 @@ impl Store {
                 && self.load_block(&mut disk, number)
                 && self.write_block(&mut disk, &batch);
             let mut requests = self.requests.lock();
-            for (ticket, _) in batch.iter().filter(|(_, update)| block_of(update) == number) {
+            for (ticket, _) in batch
+                .iter()
+                .filter(|(_, update)| block_of(update) == number)
+            {
                 if let Some(r) = requests.list.iter_mut().find(|r| r.ticket == *ticket) {
                     r.progress = Progress::Done(done);
                 }
@@ -559,9 +577,9 @@ impl Store {
                 continue;
             }
             let other = as_block(disk.other.bytes(), 0);
-            let Some(generation) = other.and_then(|b| {
-                format::table_generation(b, &disk.uuid, number, dm::crc32c).ok()
-            }) else {
+            let Some(generation) = other
+                .and_then(|b| format::table_generation(b, &disk.uuid, number, dm::crc32c).ok())
+            else {
                 self.errors.add(1);
                 continue;
             };

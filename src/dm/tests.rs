@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suites of the wrappers. They run when the module is loaded into a kernel with KUnit.
+
+use super::{rcu::RcuSlice, rcu::RcuSliceCell, workqueue::Queue};
+use kernel::{
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Full, Relaxed},
+        Arc, Completion,
+    },
+    workqueue::{impl_has_work, new_work, Work, WorkItem},
+};
+
+/// A work item that says when it began, waits for leave to go on, and counts its runs.
+#[pin_data]
+struct Gate {
+    #[pin]
+    work: Work<Gate>,
+    #[pin]
+    began: Completion,
+    #[pin]
+    leave: Completion,
+    /// Times that it still queues itself again when it runs.
+    again: Atomic<u32>,
+    runs: Atomic<u32>,
+    /// Where it queues itself again.
+    queue: Option<Arc<Queue>>,
+}
+
+impl_has_work! {
+    impl HasWork<Self> for Gate { self.work }
+}
+
+impl WorkItem for Gate {
+    type Pointer = Arc<Gate>;
+
+    fn run(this: Arc<Gate>) {
+        this.began.complete_all();
+        this.leave.wait_for_completion();
+        this.runs.add(1, Relaxed);
+        if this.again.load(Relaxed) > 0 {
+            this.again.fetch_sub(1, Full);
+            if let Some(queue) = &this.queue {
+                let _ = queue.enqueue(this.clone());
+            }
+        }
+    }
+}
+
+impl Gate {
+    fn new() -> Result<Arc<Self>> {
+        Self::queueing_again(None, 0)
+    }
+
+    fn queueing_again(queue: Option<Arc<Queue>>, again: u32) -> Result<Arc<Self>> {
+        let gate = try_pin_init!(Self {
+            work <- new_work!("Gate::work"),
+            began <- Completion::new(),
+            leave <- Completion::new(),
+            again: Atomic::new(again),
+            runs: Atomic::new(0),
+            queue,
+        }? Error);
+        Arc::pin_init(gate, GFP_KERNEL)
+    }
+}
+
+fn one_at_a_time() -> Result<Queue> {
+    Queue::new(c"dm_remap_kunit", c"0", 1)
+}
+
+/// Cancel, flush, drain and destroy, each with work idle, queued, running and queueing itself again.
+#[kunit_tests(dm_remap_queue)]
+mod queue {
+    use super::*;
+
+    #[test]
+    fn cancelling_idle_work_does_nothing() -> Result {
+        let _queue = one_at_a_time()?;
+        let gate = Gate::new()?;
+        assert!(!Queue::cancel(&gate));
+        assert_eq!(gate.runs.load(Relaxed), 0);
+        // No reference was taken or dropped: this one is the last.
+        assert!(Arc::into_unique_or_drop(gate).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn cancelled_queued_work_never_runs_and_its_reference_is_dropped() -> Result {
+        let queue = one_at_a_time()?;
+        let (blocker, gate) = (Gate::new()?, Gate::new()?);
+        assert!(queue.enqueue(blocker.clone()).is_ok());
+        blocker.began.wait_for_completion();
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        assert!(queue.enqueue(gate.clone()).is_err());
+        // The blocker still runs: cancelling cannot have waited.
+        assert!(Queue::cancel(&gate));
+        assert!(!Queue::cancel(&gate));
+        assert_eq!(blocker.runs.load(Relaxed), 0);
+        blocker.leave.complete_all();
+        queue.drain();
+        assert_eq!(gate.runs.load(Relaxed), 0);
+        assert!(Arc::into_unique_or_drop(gate).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn cancelling_running_work_does_not_wait_for_it() -> Result {
+        let queue = one_at_a_time()?;
+        let gate = Gate::new()?;
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        gate.began.wait_for_completion();
+        assert!(!Queue::cancel(&gate));
+        assert_eq!(gate.runs.load(Relaxed), 0);
+        gate.leave.complete_all();
+        queue.flush();
+        assert_eq!(gate.runs.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn cancelled_work_can_be_queued_again() -> Result {
+        let queue = one_at_a_time()?;
+        let (blocker, gate) = (Gate::new()?, Gate::new()?);
+        gate.leave.complete_all();
+        assert!(queue.enqueue(blocker.clone()).is_ok());
+        blocker.began.wait_for_completion();
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        assert!(Queue::cancel(&gate));
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        blocker.leave.complete_all();
+        queue.drain();
+        assert_eq!(gate.runs.load(Relaxed), 1);
+        Ok(())
+    }
+
+    #[test]
+    fn draining_an_idle_queue_returns() -> Result {
+        one_at_a_time()?.drain();
+        Ok(())
+    }
+
+    #[test]
+    fn draining_runs_what_is_queued() -> Result {
+        let queue = one_at_a_time()?;
+        let (a, b) = (Gate::new()?, Gate::new()?);
+        a.leave.complete_all();
+        b.leave.complete_all();
+        assert!(queue.enqueue(a.clone()).is_ok());
+        assert!(queue.enqueue(b.clone()).is_ok());
+        queue.drain();
+        assert_eq!((a.runs.load(Relaxed), b.runs.load(Relaxed)), (1, 1));
+        Ok(())
+    }
+
+    #[test]
+    fn draining_waits_for_work_that_queues_itself_again() -> Result {
+        let queue = Arc::new(one_at_a_time()?, GFP_KERNEL)?;
+        let gate = Gate::queueing_again(Some(queue.clone()), 3)?;
+        gate.leave.complete_all();
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        queue.drain();
+        assert_eq!(gate.runs.load(Relaxed), 4);
+        Ok(())
+    }
+
+    #[test]
+    fn destroying_an_idle_queue_returns() -> Result {
+        drop(one_at_a_time()?);
+        Ok(())
+    }
+
+    #[test]
+    fn destroying_runs_what_is_queued() -> Result {
+        let queue = one_at_a_time()?;
+        let (a, b) = (Gate::new()?, Gate::new()?);
+        a.leave.complete_all();
+        b.leave.complete_all();
+        assert!(queue.enqueue(a.clone()).is_ok());
+        assert!(queue.enqueue(b.clone()).is_ok());
+        drop(queue);
+        assert_eq!((a.runs.load(Relaxed), b.runs.load(Relaxed)), (1, 1));
+        assert!(Arc::into_unique_or_drop(a).is_some() && Arc::into_unique_or_drop(b).is_some());
+        Ok(())
+    }
+
+    #[test]
+    fn destroying_waits_for_running_work() -> Result {
+        let queue = one_at_a_time()?;
+        let gate = Gate::new()?;
+        assert!(queue.enqueue(gate.clone()).is_ok());
+        gate.began.wait_for_completion();
+        let late = gate.clone();
+        kernel::workqueue::system().try_spawn(GFP_KERNEL, move || {
+            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(20));
+            late.leave.complete_all();
+        })?;
+        drop(queue);
+        assert_eq!(gate.runs.load(Relaxed), 1);
+        Ok(())
+    }
+}
+
+/// Publication of slices.
+#[kunit_tests(dm_remap_rcu)]
+mod published {
+    use super::*;
+    use kernel::sync::rcu;
+
+    fn slice(elements: core::ops::Range<u64>) -> Result<RcuSlice<u64>> {
+        let mut slice =
+            RcuSlice::with_capacity((elements.end - elements.start) as usize, GFP_KERNEL)?;
+        slice.extend(elements);
+        Ok(slice)
+    }
+
+    #[test]
+    fn an_empty_cell_reads_as_an_empty_slice() {
+        let cell = RcuSliceCell::<u64>::empty();
+        assert!(cell.is_empty());
+        assert!(cell.read(&rcu::read_lock()).is_empty());
+    }
+
+    #[test]
+    fn a_slice_holds_what_it_has_room_for() -> Result {
+        let cell = RcuSliceCell::empty();
+        let mut slice = RcuSlice::with_capacity(3, GFP_KERNEL)?;
+        slice.extend(1u64..3);
+        slice.extend(3u64..100);
+        cell.replace(Some(slice));
+        assert!(!cell.is_empty());
+        assert!(*cell.read(&rcu::read_lock()) == [1, 2, 3]);
+        cell.replace(None);
+        assert!(cell.is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn a_reader_keeps_the_slice_it_found() -> Result {
+        let cell = RcuSliceCell::empty();
+        cell.replace(Some(slice(0..1000)?));
+        let new = slice(5..7)?;
+        let guard = rcu::read_lock();
+        let old = cell.read(&guard);
+        // Does not wait for the reader, or this would never return.
+        cell.replace(Some(new));
+        assert!(*cell.read(&guard) == [5, 6]);
+        assert!(old.iter().copied().eq(0..1000));
+        drop(guard);
+        Ok(())
+    }
+
+    #[test]
+    fn readers_see_one_version_or_another_while_it_is_replaced() -> Result {
+        let cell = Arc::new(RcuSliceCell::empty(), GFP_KERNEL)?;
+        cell.replace(Some(slice(0..1)?));
+        let stop = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
+        let wrong = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
+        let readers = Queue::new(c"dm_remap_kunit", c"readers", 0)?;
+        for _ in 0..2 {
+            let (cell, stop, wrong) = (cell.clone(), stop.clone(), wrong.clone());
+            readers.try_spawn(GFP_KERNEL, move || {
+                while stop.load(Relaxed) == 0 {
+                    let guard = rcu::read_lock();
+                    let seen = cell.read(&guard);
+                    // Version n is n, n + 1, ..., 2 * n.
+                    let n = seen.first().copied().unwrap_or(u64::MAX / 4);
+                    if !seen.iter().copied().eq(n..=2 * n) {
+                        wrong.add(1, Relaxed);
+                    }
+                }
+            })?;
+        }
+        for n in Iterator::chain(1..200u64, (1..200).rev()) {
+            cell.replace(Some(slice(n..2 * n + 1)?));
+            kernel::time::delay::fsleep(kernel::time::Delta::from_micros(100));
+        }
+        stop.store(1, Relaxed);
+        drop(readers);
+        assert_eq!(wrong.load(Relaxed), 0);
+        Ok(())
+    }
+}
+
+/// What the rest relies on of the kernel's C side.
+#[kunit_tests(dm_remap_misc)]
+mod misc {
+    use super::super::{crc32c, random_bytes, unix_seconds, IoBuffer, NoIo, TextWriter};
+    use super::*;
+    use core::fmt::Write;
+
+    #[test]
+    fn crc32c_is_the_standard_one() {
+        assert_eq!(crc32c(0, b"123456789"), 0xe306_9283);
+        assert_eq!(crc32c(crc32c(0, b"1234"), b"56789"), 0xe306_9283);
+        assert_eq!(crc32c(0, b""), 0);
+    }
+
+    #[test]
+    fn random_bytes_differ() {
+        assert!(random_bytes::<16>() != random_bytes::<16>());
+    }
+
+    #[test]
+    fn time_is_not_before_this_was_written() {
+        // The machine may have no clock: then it counts from 0.
+        assert!(unix_seconds() < 1 << 40);
+    }
+
+    #[test]
+    fn noio_scopes_nest() -> Result {
+        let outer = NoIo::enter();
+        drop(NoIo::enter());
+        // Still inside: an allocation must not recurse into the file system, and works.
+        let memory = KVec::<u8>::with_capacity(4096, GFP_KERNEL)?;
+        drop(outer);
+        assert!(memory.capacity() >= 4096);
+        Ok(())
+    }
+
+    #[test]
+    fn io_buffers_are_whole_sectors() -> Result {
+        assert!(IoBuffer::new(100).is_err());
+        let buffer = IoBuffer::new(4096)?;
+        assert!(buffer.bytes().len() == 4096 && buffer.bytes().iter().all(|b| *b == 0));
+        Ok(())
+    }
+
+    #[test]
+    fn text_is_cut_at_the_end_of_the_buffer() {
+        let mut buffer = [0xffu8; 8];
+        // SAFETY: The array outlives the writer, which is the only one to use it until then.
+        let mut out = unsafe { TextWriter::from_raw(buffer.as_mut_ptr(), 8) };
+        assert!(write!(out, "{}", 12345).is_ok());
+        assert!(out.len() == 5 && !out.is_full());
+        assert!(write!(out, "{}", 6789).is_ok());
+        assert!(out.len() == 7 && out.is_full());
+        assert!(buffer == *b"1234567\0");
+        // SAFETY: No byte may be written.
+        let mut out = unsafe { TextWriter::from_raw(core::ptr::null_mut(), 0) };
+        assert!(write!(out, "x").is_ok());
+        assert!(out.len() == 0 && out.is_full());
+    }
+}
