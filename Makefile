@@ -48,7 +48,7 @@ lint:
 
 # Into the running kernel's modules, where modprobe and device-mapper find it; DESTDIR= for elsewhere.
 install: module
-	@release=$$(modinfo -F vermagic $(build)/dm-remap.ko | cut -d' ' -f1) && \
+	@release=$$(tr '\0' '\n' <$(build)/dm-remap.ko | sed -n 's/^vermagic=\([^ ]*\).*/\1/p') && \
 	if [ "$$release" != "$$(uname -r)" ] && [ -z "$(DESTDIR)" ]; then \
 		echo "the module is for $$release, and this machine runs $$(uname -r): build with KDIR=" >&2; exit 1; fi && \
 	install -D -m 644 $(build)/dm-remap.ko "$(DESTDIR)/lib/modules/$$release/updates/dm-remap.ko" && \

@@ -14,7 +14,7 @@ CACHE=$(cd "$CACHE" && pwd -P)
 # shellcheck disable=SC2034
 JOBS=$(nproc)
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+say() { printf '==> %s\n' "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
 # hash WORD...: a short name for what went in.
