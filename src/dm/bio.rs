@@ -660,7 +660,6 @@ mod tests {
         let bio = f.map_bio();
         assert!(bio.op() == Op::Write && bio.is_nowait());
         assert_eq!((bio.sector(), bio.sectors(), bio.number()), (40, 8, 3));
-        core::mem::forget(bio);
         let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 0)?;
         assert!(f.map_bio().op() == Op::Flush);
         let mut f = Fixture::new(kernel::bindings::req_op_REQ_OP_DISCARD, 8)?;

@@ -74,7 +74,7 @@ impl Device {
     pub(crate) fn name(&self) -> &str {
         // SAFETY: By the invariant `dev` is open; the name in it is a C string that
         // `dm_get_device` wrote and nobody changes.
-        let name = unsafe { CStr::from_ptr((*self.dev.as_ptr()).name.as_ptr().cast()) };
+        let name = unsafe { CStr::from_char_ptr((*self.dev.as_ptr()).name.as_ptr()) };
         name.to_str().unwrap_or("?")
     }
 

@@ -85,7 +85,7 @@ impl TargetInfo {
     pub(crate) fn name(&self) -> &CStr {
         // SAFETY: A target's table and its device are valid as long as the target, and so is the
         // C string with the device's name.
-        unsafe { CStr::from_ptr(bindings::dm_table_device_name((*self.as_ptr()).table).cast()) }
+        unsafe { CStr::from_char_ptr(bindings::dm_table_device_name((*self.as_ptr()).table)) }
     }
 
     /// Identifies the mapped device among those that exist.
@@ -115,7 +115,7 @@ impl Args {
         let mut text = KVec::new();
         for index in 0..argc as usize {
             // SAFETY: Within the array, and a C string, by the requirement.
-            let word = unsafe { CStr::from_ptr((*argv.add(index)).cast()) };
+            let word = unsafe { CStr::from_char_ptr(*argv.add(index)) };
             text.extend_from_slice(word.to_bytes_with_nul(), GFP_KERNEL)?;
         }
         Ok(Self(text))

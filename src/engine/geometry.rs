@@ -106,12 +106,13 @@ impl Geometry {
         for (k, start) in (0..u64::from(copies)).zip(area_start.iter_mut()) {
             // 1 + k/gaps of the way from the first area to the last.
             let span = last.checked_sub(1)?;
-            *start = 1 + (span / gaps) * k + (span % gaps) * k / gaps;
+            *start = 1 + span.checked_mul(k)?.checked_div(gaps)?;
         }
         let data_start = (1 + table_blocks)
             .checked_mul(BLOCK_SECTORS)?
             .checked_next_multiple_of(unit)?;
-        let slots_total = last.checked_mul(BLOCK_SECTORS)?.checked_sub(data_start)? / unit;
+        let slots_total = last.checked_mul(BLOCK_SECTORS)?.checked_sub(data_start)?
+            >> unit_sectors.trailing_zeros();
         Some(Self {
             unit_sectors,
             copies,
@@ -172,7 +173,7 @@ impl Geometry {
             .checked_mul(self.slots_total)
             .and_then(|length| self.data_start.checked_add(length));
         if self.data_start < BLOCK_SECTORS
-            || self.data_start % unit != 0
+            || self.data_start & (unit - 1) != 0
             || end.is_none_or(|end| end > (blocks - 1) * BLOCK_SECTORS)
         {
             return Err(c"Superblock: slots lie outside the spare region");
@@ -240,6 +241,19 @@ impl Geometry {
         })
     }
 
+    /// The slots that [`Self::is_reserved`], ascending unless areas lie otherwise.
+    pub fn reserved(&self) -> impl Iterator<Item = Slot> + '_ {
+        let slot_of = |sector: u64| sector.saturating_sub(self.data_start) >> self.unit_shift();
+        let around = move |area: &u64| {
+            let end = (area + self.table_blocks) * BLOCK_SECTORS;
+            slot_of(area * BLOCK_SECTORS)..slot_of(end).saturating_add(1).min(self.slots_total)
+        };
+        let slots = self.areas().iter().flat_map(around);
+        slots
+            .filter_map(|slot| u32::try_from(slot).ok().map(Slot))
+            .filter(|slot| self.is_reserved(*slot))
+    }
+
     /// Base-2 logarithm of `unit_sectors`.
     pub fn unit_shift(&self) -> u32 {
         self.unit_sectors.trailing_zeros()
@@ -257,7 +271,9 @@ impl Geometry {
 
     /// Number of units on main; the last may be cut short by the end of the device.
     pub fn units(&self) -> u64 {
-        self.main_sectors.div_ceil(u64::from(self.unit_sectors))
+        let whole = self.main_sectors >> self.unit_shift();
+        let part = self.main_sectors & u64::from(self.unit_sectors - 1);
+        whole + u64::from(part != 0)
     }
 
     /// Mask of the sectors that `unit` has: all of the unit, or fewer at the end of main.
@@ -314,6 +330,12 @@ mod tests {
                         1 << 30, g.spare_sectors / 8, g.unit_sectors, copies, g.table_blocks - 1,
                     ).unwrap();
                     prop_assert!(less.slots_total > less.table_blocks * 126);
+                }
+                let mut reserved: std::vec::Vec<_> = g.reserved().collect();
+                reserved.dedup();
+                if g.slots_total < 10_000 {
+                    let all = (0..g.slots_total as u32).map(Slot).filter(|s| g.is_reserved(*s));
+                    prop_assert!(all.eq(reserved));
                 }
                 for slot in [0, g.slots_total / 3, g.slots_total / 2, g.slots_total - 1] {
                     let slot = Slot(slot as u32);

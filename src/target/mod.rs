@@ -384,7 +384,7 @@ impl Target for Remap {
             }? Error),
             GFP_KERNEL,
         );
-        Ok(remap.map_err(resources)?)
+        remap.map_err(resources)
     }
 
     fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {

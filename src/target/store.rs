@@ -159,19 +159,8 @@ impl Store {
         let words = SlotMap::<KVVec<u64>>::words_for(geometry.slots_total);
         let words = KVVec::from_elem(0, usize::try_from(words).map_err(|_| EFBIG)?, GFP_KERNEL)?;
         let mut slots = SlotMap::new(words, geometry.slots_total);
-        let unit = u64::from(geometry.unit_sectors);
-        for area in geometry.areas() {
-            // Only the slots around the area can meet it.
-            let from = (area * BLOCK_SECTORS).saturating_sub(geometry.data_start) / unit;
-            let to = ((area + geometry.table_blocks) * BLOCK_SECTORS)
-                .saturating_sub(geometry.data_start)
-                .div_ceil(unit);
-            for slot in from..to.min(geometry.slots_total) {
-                let slot = Slot(u32::try_from(slot).map_err(|_| EFBIG)?);
-                if geometry.is_reserved(slot) {
-                    slots.reserve(slot);
-                }
-            }
+        for slot in geometry.reserved() {
+            slots.reserve(slot);
         }
         Ok(slots)
     }
