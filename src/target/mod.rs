@@ -20,6 +20,8 @@ mod entries;
 mod messages;
 mod recover;
 mod store;
+#[cfg(CONFIG_KUNIT)]
+mod tests;
 mod units;
 
 use crate::dm::{

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KUnit suites: the entries under RCU, and the engine as the kernel's compiler and libraries make it.
+
+use super::entries::Entries;
+use crate::dm;
+use crate::engine::{
+    entries::Entry,
+    format::{self, Cause, State, Superblock, Update},
+    geometry::{Geometry, BLOCK_SIZE},
+    message::Message,
+    route::{first_part, Cut, Place},
+    Slot, Unit,
+};
+use kernel::{prelude::*, sync::Arc};
+
+/// The entries in memory.
+#[kunit_tests(dm_remap_entries)]
+mod entries_tests {
+    use super::*;
+
+    fn none(main_sectors: u64) -> Result<Arc<Entries>> {
+        let geometry = Geometry::plan(main_sectors, 1 << 20, 8, 2).map_err(|_| EINVAL)?;
+        Arc::pin_init(Entries::new(&geometry), GFP_KERNEL)
+    }
+
+    fn entry(unit: u64) -> Entry {
+        Entry {
+            unit: Unit(unit),
+            slot: Slot((unit % 1000) as u32),
+            mask: unit & 0xff,
+        }
+    }
+
+    #[test]
+    fn nothing_is_found_where_nothing_is() -> Result {
+        let entries = none(1 << 24)?;
+        assert!(entries.first(0, u32::MAX >> 9).is_none());
+        // Past the end of main there are no entries, and no panic.
+        assert!(entries.first(u64::MAX - 7, 8).is_none());
+        assert!(entries.get(Unit(u64::MAX)).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn an_entry_is_met_by_just_the_sectors_of_its_unit() -> Result {
+        let entries = none(1 << 24)?;
+        // The last unit of the first region and the first of the second.
+        for unit in [2047, 2048, 9999] {
+            entries.set(&entry(unit));
+        }
+        assert!(entries.first(2046 * 8, 8).is_none());
+        assert!(entries.first(2046 * 8 + 7, 2) == Some(entry(2047)));
+        assert!(entries.first(2047 * 8 + 7, 1) == Some(entry(2047)));
+        assert!(entries.first(2047 * 8, 4096) == Some(entry(2047)));
+        assert!(entries.first(2048 * 8, 4096) == Some(entry(2048)));
+        assert!(entries.first(2049 * 8, (9999 - 2049) * 8).is_none());
+        assert!(entries.first(2049 * 8, (9999 - 2049) * 8 + 1) == Some(entry(9999)));
+        assert!(entries.first(10000 * 8, 4096).is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn entries_are_replaced_counted_and_listed_in_order() -> Result {
+        let entries = none(1 << 24)?;
+        for n in 0..500u64 {
+            entries.set(&entry(n * 7919 % 5000));
+        }
+        let pending = Entry {
+            mask: 0,
+            ..entry(7919 % 5000)
+        };
+        entries.set(&pending);
+        assert!(entries.get(pending.unit) == Some(pending));
+        let (mut last, mut seen, mut empty) = (None, 0, 0);
+        entries.visit(Unit(0), |e| {
+            let ascending = last < Some(e.unit);
+            last = Some(e.unit);
+            seen += 1;
+            empty += u64::from(e.mask == 0);
+            ascending
+        });
+        let counts = entries.counts();
+        assert_eq!(seen, 500);
+        assert_eq!((counts.pending, counts.relocated), (empty, 500 - empty));
+        assert!(empty >= 1);
+        Ok(())
+    }
+
+    #[test]
+    fn loading_replaces_everything() -> Result {
+        let entries = none(1 << 24)?;
+        entries.set(&entry(77));
+        let mut list = KVec::new();
+        for n in 0..300u64 {
+            list.push(entry(n * 100 + 1), GFP_KERNEL)?;
+        }
+        entries.load(&list)?;
+        assert!(entries.get(Unit(77)).is_none());
+        assert!(list.iter().all(|e| entries.get(e.unit) == Some(*e)));
+        entries.load(&[])?;
+        assert!(entries.first(0, 1 << 23).is_none());
+        assert_eq!(entries.counts().relocated, 0);
+        Ok(())
+    }
+}
+
+/// The engine with the kernel's checksum and `zerocopy`.
+#[kunit_tests(dm_remap_engine)]
+mod engine_tests {
+    use super::*;
+
+    fn geometry() -> Result<Geometry> {
+        Geometry::plan(1 << 20, 1 << 16, 8, 3).map_err(|_| EINVAL)
+    }
+
+    #[test]
+    fn blocks_are_read_as_they_were_written() -> Result {
+        let g = geometry()?;
+        let mut bytes = KBox::new([0u8; BLOCK_SIZE], GFP_KERNEL)?;
+        let superblock = Superblock {
+            uuid: [7; 16],
+            generation: 3,
+            read_only: false,
+            geometry: g,
+            created: 5,
+            label: [0; 64],
+        };
+        superblock.write(&mut bytes, 1, dm::crc32c);
+        assert!(Superblock::read(&bytes, 1, dm::crc32c) == Ok(superblock));
+        assert!(Superblock::read(&bytes, 0, dm::crc32c).is_err());
+
+        format::blank_table_block(&mut bytes, &[7; 16], 0, dm::crc32c);
+        let update = Update {
+            slot: Slot(5),
+            state: State::Entry {
+                unit: Unit(9),
+                mask: 0x81,
+            },
+            cause: Cause::Write,
+        };
+        format::set_record(&mut bytes, 5, &update, 1);
+        assert!(format::table_generation(&bytes, &[7; 16], 0, dm::crc32c).is_err());
+        format::seal_table_block(&mut bytes, 2, dm::crc32c);
+        assert!(format::table_generation(&bytes, &[7; 16], 0, dm::crc32c) == Ok(2));
+        assert!(format::record(&bytes, 0, 5, &g) == Ok(update.state));
+        assert!(format::record(&bytes, 0, 6, &g) == Ok(State::Free));
+        bytes[4000] ^= 1;
+        assert!(format::table_generation(&bytes, &[7; 16], 0, dm::crc32c).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn requests_are_split_at_entries_and_at_mask_bits() -> Result {
+        let g = geometry()?;
+        let entry = Entry {
+            unit: Unit(10),
+            slot: Slot(4),
+            mask: 0b0011_1100,
+        };
+        let held = |sector| Place::Relocated { sector };
+        let unset = Place::Unset {
+            slot: Slot(4),
+            mask: entry.mask,
+        };
+        let slot = g.slot_sector(Slot(4));
+        let split = |sector, count, cut| first_part(&g, sector, count, Some(entry), cut);
+        assert!(first_part(&g, 70, 100, None, Cut::AtMask) == (100, Place::Healthy));
+        assert!(split(70, 100, Cut::AtMask) == (10, Place::Healthy));
+        assert!(split(80, 90, Cut::AtMask) == (2, unset));
+        assert!(split(82, 88, Cut::AtMask) == (4, held(slot + 2)));
+        assert!(split(83, 2, Cut::AtUnit) == (2, held(slot + 3)));
+        assert!(split(84, 84, Cut::AtUnit) == (4, unset));
+        assert!(split(86, 84, Cut::AtMask) == (2, unset));
+        assert!(split(88, 80, Cut::AtMask) == (80, Place::Healthy));
+        Ok(())
+    }
+
+    #[test]
+    fn bad_messages_are_refused() {
+        assert!(
+            Message::parse(&[b"remap", b"5", b"3"], 8)
+                == Ok(Message::Remap {
+                    sector: 5,
+                    count: 3
+                })
+        );
+        assert!(Message::parse(&[b"remap", b"5", b"4"], 8).is_err());
+        assert!(Message::parse(&[b"no_such_thing"], 8).is_err());
+    }
+}
