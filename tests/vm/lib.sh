@@ -10,17 +10,29 @@ checks=0
 
 plan() { printf 'KTAP version 1\n1..%d\n' "$1"; }
 
+# run COMMAND [ARG...]: as if it were a scenario of its own: the first command that fails ends it; sets $status.
+run() {
+	set +e
+	(
+		set -e
+		"$@"
+	)
+	status=$?
+	set -e
+}
+
+# not COMMAND [ARG...]: the command fails.
+not() {
+	local status
+	run "$@"
+	((status))
+}
+
 # check PROMISE COMMAND [ARG...]: one result. In a function the first command that fails decides (set -e).
 check() {
 	local status
 	checks=$((checks + 1))
-	set +e
-	(
-		set -e
-		"${@:2}"
-	) >/run/check 2>&1 </dev/null
-	status=$?
-	set -e
+	run "${@:2}" >/run/check 2>&1 </dev/null
 	if ((status == 0)); then
 		echo "ok $checks - $1"
 	else
@@ -28,8 +40,6 @@ check() {
 		{ echo "status $status of: ${*:2}" && tail -n 20 /run/check && dmesg | tail -n 8; } | sed 's/^/# /'
 	fi
 }
-
-not() { ! "$@"; }
 
 # expect PATTERN COMMAND [ARG...]: the command succeeds and prints nothing but what fits the pattern of [[ ]].
 expect() {
@@ -46,10 +56,7 @@ log() { dmesg | awk '/scenario: mark$/ { text = ""; next } { text = text $0 "\n"
 # refused SENTENCE COMMAND [ARG...]: the command fails, and the kernel log has the sentence.
 refused() {
 	mark
-	if "${@:2}"; then
-		echo "not refused"
-		return 1
-	fi
+	not "${@:2}"
 	log | grep -F "$1" || { echo "the log does not say: $1" && log && return 1; }
 }
 
@@ -148,4 +155,4 @@ same() {
 }
 
 # part FILE SECTOR COUNT: prints sectors of FILE.
-part() { tail -c +$(($2 * 512 + 1)) "$1" | head -c $(($3 * 512)); }
+part() { dd if="$1" bs=512 skip="$2" count="$3" status=none; }
