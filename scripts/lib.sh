@@ -60,17 +60,17 @@ need() {
 	((${#missing[@]})) || return 0
 	((EUID == 0)) || die "please install, as root: ${missing[*]}"
 	say "installing on this machine: ${missing[*]}"
-	[[ -n $(mirror) ]] || apt-get update -qq >&2
-	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2 ||
-		{ apt-get update -qq >&2 &&
-			DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >&2; }
+	[[ -n $(mirror) ]] || apt-get update -qq >/dev/null
+	# The lists may be too old for the mirror.
+	apt_install "${missing[@]}" || { apt-get update -qq >/dev/null && apt_install "${missing[@]}"; }
 }
+apt_install() { DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null; }
 
 # bootstrap TARGET VARIANT PACKAGE...: trixie and its backports, without documentation.
 bootstrap() {
 	local target=$1 variant=$2 from proxy
 	shift 2
-	need mmdebstrap mmdebstrap
+	need mmdebstrap mmdebstrap mount mount
 	from=$(mirror)
 	[[ -n $from ]] || { apt-get update -qq >&2; from=$(mirror); }
 	[[ -n $from ]] || die "no Debian mirror in this machine's apt configuration: set DMREMAP_MIRROR=<url>"
