@@ -39,7 +39,7 @@ test:
 test-host:
 	@scripts/test host
 
-# T=name: one scenario of tests/vm. JOBS=n: so many machines at once.
+# T=name: one scenario of tests/vm. VMS=n: so many machines at once.
 test-vm:
 	@scripts/test vm $(T)
 

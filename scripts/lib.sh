@@ -13,6 +13,8 @@ mkdir -p "$CACHE"
 CACHE=$(cd "$CACHE" && pwd -P)
 # shellcheck disable=SC2034
 JOBS=$(nproc)
+# The make that called is another version than the tree's, with another job server.
+unset MAKEFLAGS MFLAGS MAKELEVEL
 
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }

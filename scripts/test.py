@@ -142,7 +142,7 @@ def vm_tests(only):
         print(f"no such scenario: {only}" if only else "tests/vm has no scenarios")
         return [(0, 1)]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    jobs = int(os.environ.get("JOBS") or max(1, min(os.cpu_count(), memory // 4)))
+    jobs = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
     print(f"{len(runs)} machines, {jobs} at once", flush=True)
     with ThreadPoolExecutor(jobs) as pool:
         return list(pool.map(lambda run: scenario(*run), runs))
