@@ -412,10 +412,8 @@ impl DeferredBio<'_> {
                 bio_trim(clone, skip.into(), count.into());
                 bindings::dmr_bio_set_dev(clone, device.bdev());
                 // It is waited for now, whatever the submitter wanted.
-                (*clone).bi_opf &= !(bindings::REQ_NOWAIT
-                    | bindings::REQ_RAHEAD
-                    | bindings::REQ_POLLED
-                    | bindings::REQ_PREFLUSH);
+                (*clone).bi_opf &=
+                    !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
                 (*clone).bi_iter.bi_sector = sector;
                 Ok(())
             })

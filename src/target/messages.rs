@@ -129,7 +129,7 @@ impl Remap {
         let old = self.entries.get(unit);
         let slot = match old {
             Some(entry) => entry.slot,
-            None => self.store.with_slots(|s| s.allocate()).ok_or(ENOSPC)?,
+            None => self.new_slot().ok_or(ENOSPC)?,
         };
         let mut mask = old.map_or(0, |e| e.mask);
         let all = self.geometry.unit_mask(unit);

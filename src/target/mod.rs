@@ -25,11 +25,13 @@ mod tests;
 mod units;
 
 use crate::dm::{
-    Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, MapBio, Mapped, Op, Queue,
-    Refused, Setup, Status, Stop, Target, TargetInfo, TextWriter,
+    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, MapBio, Mapped, NoIo, Op,
+    Queue, Refused, Setup, Status, Stop, Target, TargetInfo, TextWriter,
 };
 use crate::engine::{
     args::{BadOn, Features, PendingReads, TableLine},
+    entries::Entry,
+    format::Cause,
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
     route::{first_part, Cut, Place},
     Unit,
@@ -166,7 +168,7 @@ impl Remap {
     fn report_mode(&self, ti: &TargetInfo) {
         let mode = self.mode();
         if self.reported.xchg(mode as u32, Full) != mode as u32 {
-            if crate::dm::log_allowed() {
+            if dm::log_allowed() {
                 pr_warn!("{}: mode is now {}\n", name_of(ti), mode.name());
             }
             ti.event();
@@ -175,7 +177,7 @@ impl Remap {
 
     /// Sends a bio that meets an entry on its way.
     #[cold]
-    fn map_entry(&self, mut bio: MapBio<'_>, entry: crate::engine::entries::Entry) -> Mapped {
+    fn map_entry(&self, mut bio: MapBio<'_>, entry: Entry) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
         let op = bio.op();
         let cut = match op {
@@ -230,14 +232,18 @@ impl Remap {
 
     /// Commits the pending entries that wait for it. May sleep.
     fn sync_lazy(&self) {
-        let _noio = crate::dm::NoIo::enter();
+        let _noio = NoIo::enter();
         loop {
             let Some(unit) = self.lazy.lock().pop() else {
                 return;
             };
             let _guard = self.units.lock(unit);
-            if let Some(entry) = self.entries.get(unit) {
-                self.commit_entry(&entry, crate::engine::format::Cause::Read);
+            let entry = self.entries.get(unit);
+            let done = entry.is_none_or(|e| self.commit_entry(&e, Cause::Read));
+            if !done {
+                // For the next sync, by a message or at the next suspend or resume.
+                let _ = self.lazy.lock().push_within_capacity(unit);
+                return;
             }
         }
     }
@@ -451,7 +457,7 @@ impl Target for Remap {
     }
 
     fn preresume(this: ArcBorrow<'_, Self>, ti: &TargetInfo) -> Result {
-        let _noio = crate::dm::NoIo::enter();
+        let _noio = NoIo::enter();
         // Once: from here on nobody else writes this spare.
         if !this.is_loaded() {
             this.store

@@ -167,7 +167,7 @@ impl Remap {
         if this.entries.get(unit).is_some() {
             return;
         }
-        let Some(slot) = this.store.with_slots(|s| s.allocate()) else {
+        let Some(slot) = this.new_slot() else {
             return;
         };
         let entry = Entry {
@@ -229,10 +229,7 @@ impl Remap {
         let mut slot = old.map(|e| e.slot);
         let mask = old.map_or(0, |e| e.mask);
         loop {
-            let to = match slot {
-                Some(slot) => slot,
-                None => self.store.with_slots(|s| s.allocate()).ok_or(error)?,
-            };
+            let to = slot.or_else(|| self.new_slot()).ok_or(error)?;
             match self.write_runs(bio, part, bits, to) {
                 Ok(()) => {
                     let entry = Entry {
@@ -253,6 +250,14 @@ impl Remap {
             }
             slot = None;
         }
+    }
+
+    /// A free slot, if there is one and a commit is likely to succeed. May sleep.
+    pub(super) fn new_slot(&self) -> Option<Slot> {
+        if !self.store.is_ready() {
+            return None;
+        }
+        self.store.with_slots(|s| s.allocate())
     }
 
     /// Writes the sectors `bits` of `part` to `slot`, run by run.
@@ -300,7 +305,7 @@ impl Remap {
 
     /// Commits `entry`, whose slot has its data, and shows it to `map`. The caller has the unit's lock.
     ///
-    /// `None`: not committed; `old` stays in force, and a slot that `old` did not have is free again.
+    /// `None`: not committed; `old` stays in force.
     pub(super) fn establish(
         &self,
         ti: &TargetInfo,
@@ -312,12 +317,8 @@ impl Remap {
         if old == Some(*entry) && entry.mask != 0 {
             return Some(());
         }
-        if !self.commit_entry(entry, cause) {
-            if old.is_none_or(|old| old.slot != entry.slot) {
-                self.store.with_slots(|s| s.release(entry.slot));
-            }
-            return None;
-        }
+        // Not committed: a new slot stays taken until the next activation, as a replica may name it.
+        self.commit_entry(entry, cause).then_some(())?;
         self.entries.set(entry);
         if old.is_none_or(|old| old.mask == 0) {
             self.report_entry(ti, entry);

@@ -487,9 +487,17 @@ impl Store {
 
     // ---- Commits
 
-    /// Makes `update` durable. `false`: it is not, and the record is as it was. May sleep.
+    /// Whether commits are likely to succeed: nothing is left that could not be written. May sleep.
     ///
-    /// All writes to the spare that completed before are durable too.
+    /// To be asked before a new slot gets data. See [`Self::commit`].
+    pub(super) fn is_ready(&self) -> bool {
+        !self.is_degraded() || self.flush()
+    }
+
+    /// Makes `update` durable. May sleep. All writes to the spare that completed before are durable too.
+    ///
+    /// `false`: it is not, as far as is known. A replica may have it all the same, until the block is
+    /// written again: a slot that it speaks of must not be given out before, for anything else.
     pub(super) fn commit(&self, update: Update) -> bool {
         let ticket = {
             let mut requests = self.requests.lock();
