@@ -140,8 +140,14 @@ events() { dmsetup info -c --noheadings -o events "$1"; }
 # data FILE SECTORS: random bytes.
 data() { head -c $(($2 * 512)) /dev/urandom >"$1"; }
 
-# put FILE DEVICE [SECTOR [DD_OPTION...]]: writes FILE to DEVICE, past the page cache.
-put() { dd if="$1" of="$2" bs=1M oflag=direct,seek_bytes seek=$((${3:-0} * 512)) conv=notrunc status=none "${@:4}"; }
+# put FILE DEVICE [SECTOR [DD_OPTION...]]: writes FILE to DEVICE in MiB, or in one go if it is smaller, past the page
+# cache. (dd would write a short last block through it.)
+put() {
+	local size
+	size=$(stat -c %s "$1")
+	dd if="$1" of="$2" bs=$((size < 1 << 20 ? size : 1 << 20)) oflag=direct,seek_bytes seek=$((${3:-0} * 512)) \
+		conv=notrunc status=none "${@:4}"
+}
 
 # get DEVICE SECTOR COUNT [BLOCK_SIZE]: prints sectors of DEVICE, read past the page cache.
 get() {
