@@ -15,7 +15,7 @@ use kernel::{
     alloc::{allocator::KVmalloc, AllocError, Allocator, Flags, NumaNode},
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Full, Relaxed},
+        atomic::{Acquire, Atomic, Full},
         rcu,
     },
 };
@@ -122,7 +122,9 @@ impl<E: Copy> RcuSliceCell<E> {
     /// Whether there is no slice, at this moment. One load, any context.
     #[inline(always)]
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.load(Relaxed).is_null()
+        // SAFETY: `Atomic` has the layout of what it holds, and a volatile read of an aligned
+        // pointer is a relaxed load (`READ_ONCE`). `Atomic::load` is a call of a C helper.
+        unsafe { (&raw const self.0).cast::<*mut Header>().read_volatile() }.is_null()
     }
 
     /// The slice, empty if there is none. Any context.

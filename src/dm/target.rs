@@ -456,16 +456,30 @@ impl<T: Target> Callbacks<T> {
         if status.is_ok() {
             return bindings::DM_ENDIO_DONE as c_int;
         }
+        // SAFETY: As the requirement says.
+        unsafe { Self::end_io_error(ti, bio, status) }
+    }
+
+    /// The rest of [`Self::end_io`], out of the way of the bios that succeed.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Self::end_io`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn end_io_error(
+        ti: *mut dm_target,
+        bio: *mut kernel::bindings::bio,
+        status: Status,
+    ) -> c_int {
         // SAFETY: Device-mapper passes a bio, not null.
         let bio = unsafe { NonNull::new_unchecked(bio) };
         // SAFETY: As the requirement says.
         if unsafe { EndBio::is_done(bio) } {
             return bindings::DM_ENDIO_DONE as c_int;
         }
-        // SAFETY: Valid for this call by the requirement.
-        let ti = unsafe { TargetInfo::from_raw(ti) };
-        // SAFETY: The constructor succeeded.
-        let data = unsafe { ti.data::<T>() };
+        // SAFETY: Valid for this call by the requirement, and the constructor succeeded.
+        let (ti, data) = unsafe { Self::both(ti) };
         // SAFETY: As the requirement says.
         let bio = unsafe { EndBio::from_raw(bio, ti, status) };
         T::end_io_error(data, bio).0 as c_int

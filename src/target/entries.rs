@@ -69,18 +69,28 @@ impl Entries {
         self.regions.get(region as usize)
     }
 
-    /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0.
-    ///
-    /// The healthy path: one load for each region that the sectors lie in, and no more if there is
-    /// no entry in it. Any context.
+    fn unit_of(&self, sector: u64) -> Unit {
+        Unit(sector.wrapping_shr(self.unit_shift))
+    }
+
+    /// Whether sectors `sector..sector + count` certainly meet no entry: the healthy path, one load
+    /// for each region that they lie in. Any context. `false` for no sectors and for more than two
+    /// regions.
     #[inline(always)]
+    pub(super) fn is_healthy(&self, sector: u64, count: u32) -> bool {
+        let first = region_of(self.unit_of(sector));
+        let last = sector.wrapping_add(u64::from(count).wrapping_sub(1));
+        let last = region_of(self.unit_of(last));
+        let empty = |region| self.cell(region).is_some_and(RcuSliceCell::is_empty);
+        empty(first)
+            && (last == first || last == first.wrapping_add(1) && empty(last))
+            && count != 0
+    }
+
+    /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0. Any context.
     pub(super) fn first(&self, sector: u64, count: u32) -> Option<Entry> {
-        let first = Unit(sector.wrapping_shr(self.unit_shift));
-        let last = Unit(
-            sector
-                .wrapping_add(u64::from(count).wrapping_sub(1))
-                .wrapping_shr(self.unit_shift),
-        );
+        let first = self.unit_of(sector);
+        let last = self.unit_of(sector.wrapping_add(u64::from(count).wrapping_sub(1)));
         for region in region_of(first)..=region_of(last) {
             let cell = self.cell(region)?;
             if !cell.is_empty() {
@@ -92,7 +102,6 @@ impl Entries {
         None
     }
 
-    #[cold]
     fn search(cell: &RcuSliceCell<Packed>, region: u64, first: Unit, last: Unit) -> Option<Entry> {
         let guard = rcu::read_lock();
         first_from(cell.read(&guard), region, first).filter(|e| e.unit <= last)

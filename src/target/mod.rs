@@ -30,7 +30,6 @@ use crate::dm::{
 };
 use crate::engine::{
     args::{BadOn, Features, PendingReads, TableLine},
-    entries::Entry,
     format::Cause,
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
     route::{first_part, Cut, Place},
@@ -175,16 +174,24 @@ impl Remap {
         }
     }
 
-    /// Sends a bio that meets an entry on its way.
+    /// Sends a bio on its way that is a flush or may meet an entry.
     #[cold]
-    fn map_entry(&self, mut bio: MapBio<'_>, entry: Entry) -> Mapped {
+    #[inline(never)]
+    fn map_slowly(&self, mut bio: MapBio<'_>) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
+        if count == 0 {
+            return match bio.number() {
+                0 => bio.remap(&self.main, self.main_start),
+                _ => bio.remap(self.store.spare(), self.store.start()),
+            };
+        }
+        let entry = self.entries.first(sector, count);
         let op = bio.op();
         let cut = match op {
             Op::Read => Cut::AtMask,
             _ => Cut::AtUnit,
         };
-        let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
+        let (length, place) = first_part(&self.geometry, sector, count, entry, cut);
         if !bio.accept(length) {
             return bio.complete(Status::IOERR);
         }
@@ -403,19 +410,10 @@ impl Target for Remap {
     #[inline]
     fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_>) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
-        if count == 0 {
-            return match bio.number() {
-                0 => bio.remap(&this.main, this.main_start),
-                _ => {
-                    let start = this.store.start();
-                    bio.remap(this.store.spare(), start)
-                }
-            };
+        if this.entries.is_healthy(sector, count) {
+            return bio.remap(&this.main, this.main_start.wrapping_add(sector));
         }
-        match this.entries.first(sector, count) {
-            None => bio.remap(&this.main, this.main_start.wrapping_add(sector)),
-            Some(entry) => this.map_entry(bio, entry),
-        }
+        this.map_slowly(bio)
     }
 
     fn end_io_error(this: ArcBorrow<'_, Self>, bio: EndBio<'_>) -> Ended {
