@@ -128,34 +128,32 @@ impl Entries {
         }
     }
 
-    /// Makes `entry` its unit's entry: for readers, in one step. May sleep.
+    /// Makes `entry` that of `unit`, or leaves it without one: for readers, in one step. May sleep.
     ///
     /// Does not fail: what it makes known is on the spare already. Waits for memory if it must.
-    pub(super) fn set(&self, entry: &Entry) {
-        let region = region_of(entry.unit);
+    pub(super) fn set(&self, unit: Unit, entry: Option<&Entry>) {
+        let region = region_of(unit);
         let Some(cell) = self.cell(region) else {
             return;
         };
         let mut counts = self.counts.lock();
-        let old = self.get(entry.unit);
+        let old = self.get(unit);
         // Nobody else replaces the slice while `counts` is locked: its length stays what it is.
-        let length = updated(cell.read(&rcu::read_lock()), entry.unit, Some(entry)).count();
+        let length = updated(cell.read(&rcu::read_lock()), unit, entry).count();
         let mut new = loop {
             match RcuSlice::with_capacity(length, GFP_KERNEL) {
                 Ok(new) => break new,
                 Err(_) => fsleep(Delta::from_millis(1)),
             }
         };
-        new.extend(updated(
-            cell.read(&rcu::read_lock()),
-            entry.unit,
-            Some(entry),
-        ));
-        cell.replace(Some(new));
+        new.extend(updated(cell.read(&rcu::read_lock()), unit, entry));
+        cell.replace((length > 0).then_some(new));
         if let Some(old) = old {
             *counts.of(&old) -= 1;
         }
-        *counts.of(entry) += 1;
+        if let Some(entry) = entry {
+            *counts.of(entry) += 1;
+        }
     }
 
     /// Replaces all entries by `sorted`, ascending and each unit once. May sleep. On an error some

@@ -175,7 +175,7 @@ impl Remap {
             slot,
             mask: 0,
         };
-        this.entries.set(&entry);
+        this.entries.set(unit, Some(&entry));
         this.report_entry(ti, &entry);
         Self::commit_lazily(this, unit);
     }
@@ -225,30 +225,34 @@ impl Remap {
         error: Status,
     ) -> Result<(), Status> {
         let _guard = self.units.lock(part.unit);
-        let old = self.entries.get(part.unit);
-        let mut slot = old.map(|e| e.slot);
+        let mut old = self.entries.get(part.unit);
         let mask = old.map_or(0, |e| e.mask);
         loop {
-            let to = slot.or_else(|| self.new_slot()).ok_or(error)?;
-            match self.write_runs(bio, part, bits, to) {
+            let slot = old.map(|e| e.slot).or_else(|| self.new_slot());
+            let slot = slot.ok_or(error)?;
+            match self.write_runs(bio, part, bits, slot) {
                 Ok(()) => {
                     let entry = Entry {
                         unit: part.unit,
-                        slot: to,
+                        slot,
                         mask: mask | bits,
                     };
                     return self.establish(ti, old, &entry, Cause::Write).ok_or(error);
                 }
                 // Nothing is in the slot yet: another one does as well.
-                Err(status) if mask == 0 && self.is_bad(status) => self.retire(to),
+                Err(status) if mask == 0 && self.is_bad(status) && self.retire(slot) => {
+                    if old.take().is_some() {
+                        self.entries.set(part.unit, None);
+                    }
+                }
                 Err(status) => {
                     if old.is_none() {
-                        self.store.with_slots(|s| s.release(to));
+                        self.store.with_slots(|s| s.release(slot));
                     }
-                    return Err(status);
+                    // A slot's error says nothing of the sectors that the bio is for.
+                    return Err(if self.is_bad(status) { error } else { status });
                 }
             }
-            slot = None;
         }
     }
 
@@ -281,14 +285,19 @@ impl Remap {
         Ok(())
     }
 
-    /// Records that the medium of `slot`, which holds no data, failed. Best effort.
-    fn retire(&self, slot: Slot) {
-        self.store.with_slots(|s| s.retire(slot));
-        self.store.commit(Update {
+    /// Records that the medium of `slot`, which holds no data, failed.
+    ///
+    /// `false`: that could not be recorded, as when it is the whole spare that fails.
+    fn retire(&self, slot: Slot) -> bool {
+        let recorded = self.store.commit(Update {
             slot,
             state: State::Bad,
             cause: Cause::Write,
         });
+        if recorded {
+            self.store.with_slots(|s| s.retire(slot));
+        }
+        recorded
     }
 
     /// Makes what the entry of a unit says durable.
@@ -319,7 +328,7 @@ impl Remap {
         }
         // Not committed: a new slot stays taken until the next activation, as a replica may name it.
         self.commit_entry(entry, cause).then_some(())?;
-        self.entries.set(entry);
+        self.entries.set(entry.unit, Some(entry));
         if old.is_none_or(|old| old.mask == 0) {
             self.report_entry(ti, entry);
         }

@@ -58,12 +58,12 @@ struct Requests {
 
 struct Disk {
     uuid: Uuid,
-    /// The table block in `block`, as it is on the spare unless `unwritten`.
+    /// The table block in `block`, as it is on the spare unless `stuck`.
     loaded: Option<u64>,
     generation: u64,
-    /// The last write of `block` reached no replica for certain: nothing else may be written before
-    /// this block is, with a higher generation.
-    unwritten: bool,
+    /// A table block that no replica could be read or written of. Nothing else may be written before
+    /// this block is, with a higher generation: what could not be written may be there all the same.
+    stuck: Option<u64>,
     block: IoBuffer,
     /// Another block's room: a replica to compare, or `block` before a change.
     other: IoBuffer,
@@ -141,7 +141,7 @@ impl Store {
                     uuid: [0; 16],
                     loaded: None,
                     generation: 0,
-                    unwritten: false,
+                    stuck: None,
                     block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
                     batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
@@ -222,7 +222,7 @@ impl Store {
         self.start
     }
 
-    /// Whether the last commit reached no replica.
+    /// Whether the last commit could not be made.
     pub(super) fn is_degraded(&self) -> bool {
         self.degraded.load(Relaxed)
     }
@@ -369,7 +369,7 @@ impl Store {
         }
         let mut disk = self.disk.lock();
         disk.loaded = None;
-        disk.unwritten = false;
+        disk.stuck = None;
         for first in (0..g.table_blocks).step_by(CHUNK as usize) {
             let count = CHUNK.min(g.table_blocks - first);
             for (copy, chunk) in chunks.iter_mut().enumerate() {
@@ -527,7 +527,7 @@ impl Store {
 
     /// Writes what waits, and a block that could not be written before. May sleep.
     ///
-    /// Returns whether nothing is left unwritten.
+    /// Returns whether nothing is left to be written.
     pub(super) fn flush(&self) -> bool {
         let mut disk = self.disk.lock();
         let mut batch = core::mem::take(&mut disk.batch);
@@ -537,14 +537,12 @@ impl Store {
                 let _ = batch.push_within_capacity((request.ticket, request.update));
             }
         }
-        if disk.unwritten {
-            self.write_block(&mut disk, &[]);
+        if let Some(number) = disk.stuck {
+            self.update_block(&mut disk, number, &[]);
         }
         let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
         while let Some(number) = batch.first().map(|(_, update)| block_of(update)) {
-            let done = !disk.unwritten
-                && self.load_block(&mut disk, number)
-                && self.write_block(&mut disk, &batch);
+            let done = disk.stuck.is_none() && self.update_block(&mut disk, number, &batch);
             let mut requests = self.requests.lock();
             for (ticket, _) in batch
                 .iter()
@@ -557,7 +555,16 @@ impl Store {
             batch.retain(|(_, update)| block_of(update) != number);
         }
         disk.batch = batch;
-        !disk.unwritten
+        disk.stuck.is_none()
+    }
+
+    /// Applies those of `updates` that belong to block `number` and writes it to the replicas.
+    fn update_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
+        let done = self.load_block(disk, number) && self.write_block(disk, number, updates);
+        disk.stuck = (!done).then_some(number);
+        self.degraded.store(!done, Relaxed);
+        self.commits.add(u64::from(done));
+        done
     }
 
     /// Makes `disk.block` the newest valid replica of block `number`.
@@ -593,15 +600,12 @@ impl Store {
         true
     }
 
-    /// Applies those of `updates` that belong to the loaded block and writes it to all replicas, one
-    /// after the other.
+    /// Applies updates to block `number`, which is loaded, and writes it to all replicas, one after
+    /// the other.
     ///
     /// `false`: no replica took it, and the block in memory is as it was but for its generation.
-    fn write_block(&self, disk: &mut Disk, updates: &[(u64, Update)]) -> bool {
-        let Some(number) = disk.loaded else {
-            return false;
-        };
-        disk.generation += 1;
+    fn write_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
+        disk.generation = disk.generation.wrapping_add(1);
         let generation = disk.generation;
         let (Some(block), Some(before)) = (
             as_block_mut(disk.block.bytes_mut(), 0),
@@ -626,16 +630,12 @@ impl Store {
                 Err(_) => self.errors.add(1),
             }
         }
-        disk.unwritten = written == 0;
-        self.degraded.store(disk.unwritten, Relaxed);
-        if disk.unwritten {
-            // The write may have reached a medium all the same. The next one of this block, which
-            // comes before any other, takes back what was not acknowledged.
+        if written == 0 {
+            // It may have reached a medium all the same. The next write of this block, which comes
+            // before any other, takes back what was not acknowledged.
             core::mem::swap(&mut disk.block, &mut disk.other);
-        } else {
-            self.commits.add(1);
         }
-        !disk.unwritten
+        written > 0
     }
 }
 

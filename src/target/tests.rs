@@ -47,7 +47,7 @@ mod entries_tests {
         let entries = none(1 << 24)?;
         // The last unit of the first region and the first of the second.
         for unit in [2047, 2048, 9999] {
-            entries.set(&entry(unit));
+            entries.set(Unit(unit), Some(&entry(unit)));
         }
         assert!(entries.first(2046 * 8, 8).is_none());
         assert!(entries.first(2046 * 8 + 7, 2) == Some(entry(2047)));
@@ -64,13 +64,14 @@ mod entries_tests {
     fn entries_are_replaced_counted_and_listed_in_order() -> Result {
         let entries = none(1 << 24)?;
         for n in 0..500u64 {
-            entries.set(&entry(n * 7919 % 5000));
+            let e = entry(n * 7919 % 5000);
+            entries.set(e.unit, Some(&e));
         }
         let pending = Entry {
             mask: 0,
             ..entry(7919 % 5000)
         };
-        entries.set(&pending);
+        entries.set(pending.unit, Some(&pending));
         assert!(entries.get(pending.unit) == Some(pending));
         let (mut last, mut seen, mut empty) = (None, 0, 0);
         entries.visit(Unit(0), |e| {
@@ -80,6 +81,9 @@ mod entries_tests {
             empty += u64::from(e.mask == 0);
             ascending
         });
+        entries.set(Unit(123_456), Some(&entry(123_456)));
+        entries.set(Unit(123_456), None);
+        assert!(entries.get(Unit(123_456)).is_none());
         let counts = entries.counts();
         assert_eq!(seen, 500);
         assert_eq!((counts.pending, counts.relocated), (empty, 500 - empty));
@@ -90,7 +94,7 @@ mod entries_tests {
     #[test]
     fn loading_replaces_everything() -> Result {
         let entries = none(1 << 24)?;
-        entries.set(&entry(77));
+        entries.set(Unit(77), Some(&entry(77)));
         let mut list = KVec::new();
         for n in 0..300u64 {
             list.push(entry(n * 100 + 1), GFP_KERNEL)?;
