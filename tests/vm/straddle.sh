@@ -5,9 +5,9 @@
 . /host/lib.sh
 plan 18
 
-mib=24 # of the device
+mib=12 # of the device
 writes=600
-[[ $VM_KERNEL == stock ]] || writes=150
+[[ $VM_KERNEL == stock ]] || writes=100
 
 cat >/run/model.py <<'P'
 """model.py SEED WRITES: random writes, and reads of other sizes, compared with a model in memory."""
