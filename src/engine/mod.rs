@@ -2,9 +2,9 @@
 
 //! The pure part of dm-remap: what to do, never how to do it.
 //!
-//! Everything here is a total function over plain values: no kernel calls, no allocation, no
-//! `unsafe`, no panic on any input. It is compiled into the module and, by Cargo, on the host,
-//! where it is tested. Storage (a bitmap, an array of entries) is handed in by the caller.
+//! Everything here is a total function over plain values: no kernel calls, no allocation, no panic
+//! on any input. It is compiled into the module and, by Cargo, on the host, where it is tested.
+//! Storage (a bitmap, an array of entries) is handed in by the caller.
 //!
 //! - [`geometry`]: where metadata and slots lie on the spare.
 //! - [`format`]: the blocks on the spare, read as hostile input.
