@@ -60,7 +60,9 @@ struct Disk {
     uuid: Uuid,
     /// The table block in `block`, as it is on the spare unless `stuck`.
     loaded: Option<u64>,
-    generation: u64,
+    /// Of each table block, the generation that was read or written last. A replica with a lower
+    /// one missed a write, and must not be taken for the block.
+    generations: KVVec<u64>,
     /// A table block that no replica could be read or written of. Nothing else may be written before
     /// this block is, with a higher generation: what could not be written may be there all the same.
     stuck: Option<u64>,
@@ -113,6 +115,16 @@ fn as_block_mut(bytes: &mut [u8], index: u64) -> Option<&mut Block> {
 }
 
 impl Disk {
+    fn generation(&self, number: u64) -> u64 {
+        self.generations.get(number as usize).copied().unwrap_or(0)
+    }
+
+    fn set_generation(&mut self, number: u64, generation: u64) {
+        if let Some(known) = self.generations.get_mut(number as usize) {
+            *known = generation;
+        }
+    }
+
     fn block(&mut self) -> Result<&mut Block> {
         as_block_mut(self.block.bytes_mut(), 0).ok_or(EINVAL)
     }
@@ -140,7 +152,11 @@ impl Store {
                 Disk {
                     uuid: [0; 16],
                     loaded: None,
-                    generation: 0,
+                    generations: KVVec::from_elem(
+                        0,
+                        usize::try_from(geometry.table_blocks).map_err(|_| EFBIG)?,
+                        GFP_KERNEL,
+                    )?,
                     stuck: None,
                     block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
@@ -284,6 +300,7 @@ impl Store {
         let mut disk = self.disk.lock();
         disk.uuid = uuid;
         disk.loaded = None;
+        disk.generations.iter_mut().for_each(|g| *g = 1);
         let fail = |status: Status| {
             pr_err!(
                 "{}: cannot format the spare: {:?}\n",
@@ -382,10 +399,12 @@ impl Store {
                     format::table_generation(block, &disk.uuid, number, dm::crc32c).ok()
                 };
                 let best = chunks.iter().filter_map(|c| Some((generation(c)?, c)));
-                let Some((_, best)) = best.reduce(|a, b| if b.0 > a.0 { b } else { a }) else {
+                let best = best.reduce(|a, b| if b.0 > a.0 { b } else { a });
+                let Some((generation, best)) = best else {
                     pr_err!("{name}: no valid replica of table block {number}\n");
                     return Err(EINVAL);
                 };
+                disk.set_generation(number, generation);
                 let best = as_block(best.bytes(), n).ok_or(EINVAL)?;
                 for index in 0..RECORDS_PER_BLOCK as usize {
                     let state = format::record(best, number, index, g).map_err(|why| {
@@ -587,17 +606,17 @@ impl Store {
                 self.errors.add(1);
                 continue;
             };
-            if best.is_none_or(|best| generation > best) {
+            let least = best.unwrap_or(disk.generation(number));
+            if generation > least || (generation == least && best.is_none()) {
                 best = Some(generation);
                 core::mem::swap(&mut disk.block, &mut disk.other);
             }
         }
-        let Some(generation) = best else {
-            return false;
-        };
-        disk.loaded = Some(number);
-        disk.generation = generation;
-        true
+        if let Some(generation) = best {
+            disk.loaded = Some(number);
+            disk.set_generation(number, generation);
+        }
+        best.is_some()
     }
 
     /// Applies updates to block `number`, which is loaded, and writes it to all replicas, one after
@@ -605,8 +624,8 @@ impl Store {
     ///
     /// `false`: no replica took it, and the block in memory is as it was but for its generation.
     fn write_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
-        disk.generation = disk.generation.wrapping_add(1);
-        let generation = disk.generation;
+        let generation = disk.generation(number).wrapping_add(1);
+        disk.set_generation(number, generation);
         let (Some(block), Some(before)) = (
             as_block_mut(disk.block.bytes_mut(), 0),
             as_block_mut(disk.other.bytes_mut(), 0),
