@@ -1,0 +1,60 @@
+#!/bin/bash
+# A replica that missed a write is not taken for the table, even while it is the only one that can be read.
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+plan 6
+
+disk main 16
+disk spare 4
+data /run/data 2048
+data /run/sector 1
+create r /dev/main /dev/spare unit_sectors 8
+u64() { od -An -t u8 -j "$1" -N 8 /dev/spare | tr -d ' '; }
+first=$(($(u64 136) * 8)) second=$(($(u64 144) * 8))
+
+# Slot 0, in table block 0, holds one sector of its unit. More entries than a block has records follow.
+bad main 80
+put /run/sector /dev/mapper/r 80
+bad main 8000 9999
+put /run/data /dev/mapper/r 8000
+# The second replica of block 0 misses the write that gives the unit one more sector.
+bad spare "$second" $((second + 7))
+missed() {
+	put /run/sector /dev/mapper/r 81
+	(($(field r metadata_errors) > 0))
+	expect "80 partial 0 3" message r query 80
+}
+check "a commit that one replica misses succeeds" missed
+good spare "$second" $((second + 7))
+
+# An entry in another block, so that block 0 is not in memory any more. Then its good replica cannot be read.
+bad main 12000
+put /run/sector /dev/mapper/r 12000
+bad spare "$first" $((first + 7))
+stale() {
+	not put /run/sector /dev/mapper/r 82
+	expect degraded field r mode
+	same /run/sector /dev/mapper/r 80
+	same /run/sector /dev/mapper/r 81
+}
+check "the replica that missed it is not built upon: the write fails, mode degraded" stale
+good spare "$first" $((first + 7))
+healed() {
+	message r sync
+	expect active field r mode
+	put /run/sector /dev/mapper/r 82
+}
+check "when the good one can be read again, sync re-arms" healed
+again() {
+	dmsetup remove r
+	create r /dev/main /dev/spare
+	expect "80 partial 0 7" message r query 80
+	same /run/sector /dev/mapper/r 80
+	same /run/sector /dev/mapper/r 81
+	same /run/sector /dev/mapper/r 82
+	same /run/data /dev/mapper/r 8000
+}
+check "nothing that was acknowledged is lost" again
+alike() { cmp <(get /dev/spare "$first" 8) <(get /dev/spare "$second" 8); }
+check "both replicas are alike again" alike
+check "all is removed" eval "dmsetup remove r && rmmod dm-remap"
