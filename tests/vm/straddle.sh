@@ -3,7 +3,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 18
+plan 21
 
 mib=12 # of the device
 writes=600
@@ -72,6 +72,11 @@ for unit in 1 8 64; do
 		verify libaio randwrite crc32c $unit
 	enough() { (($(field r relocated) >= 200)) && expect 0 field r pending; }
 	check "units of $unit sectors: at least 200 of them are relocated" enough
+	get /dev/mapper/r 0 $((mib * 2048)) >/run/all
+	# From now on main would answer for these sectors, with what it had before.
+	while read -r first last; do good main "$first" "$last"; done < <(ranges $count $longest)
+	check "units of $unit sectors: of units that moved in part, main's old data is not read" \
+		eval 'same /run/all /dev/mapper/r 0 6656 && same /run/all /dev/mapper/r 0 64K'
 	check "units of $unit sectors: and over the entries that are there, with io_uring" \
 		verify io_uring randwrite md5 $((unit + 100))
 	check "units of $unit sectors: reads and writes that overlap, compared with a model" \
