@@ -1,13 +1,14 @@
 #!/bin/bash
 # What may be a spare, what is refused and left alone, and which damage a spare survives.
+# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 39
 
 disk main 8
 disk main2 8
-disk spare 4
-length=8192 # of the spare, in sectors
+disk spare 1
+length=2048 # of the spare, in sectors
 data /run/data 64
 for sector in 1003 1030 2001; do
 	bad main $sector
@@ -73,7 +74,7 @@ check "another metadata_copies" \
 	untouched "Spare was formatted with another metadata_copies" create r /dev/main /dev/spare metadata_copies 3
 check "a region that ends before the one that was formatted" \
 	untouched "Spare region is shorter than the one that was formatted" \
-	create r /dev/main /dev/spare spare_sectors 4096
+	create r /dev/main /dev/spare spare_sectors 1024
 blank /dev/spare
 check "a region without room for one slot" \
 	untouched "too small" create r /dev/main /dev/spare spare_sectors 32
@@ -107,7 +108,7 @@ create r /dev/main /dev/spare
 second() {
 	refused "Spare region belongs to another mapped device" create second /dev/main2 /dev/spare
 	refused "Spare region belongs to another mapped device" \
-		dmsetup create second --table "0 16384 remap /dev/main2 0 /dev/spare 8184"
+		dmsetup create second --table "0 16384 remap /dev/main2 0 /dev/spare $((length - 8))"
 	three_there
 }
 check "a region that serves a device is refused to a second one, in part too" second
