@@ -2,7 +2,7 @@
 # A replica that missed a write is not taken for the table, even while it is the only one that can be read.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 6
+plan 7
 
 disk main 16
 disk spare 4
@@ -11,10 +11,18 @@ data /run/sector 1
 create r /dev/main /dev/spare unit_sectors 8
 u64() { od -An -t u8 -j "$1" -N 8 /dev/spare | tr -d ' '; }
 first=$(($(u64 136) * 8)) second=$(($(u64 144) * 8))
+get /dev/spare "$first" 8 >/run/blank
 
 # Slot 0, in table block 0, holds one sector of its unit. More entries than a block has records follow.
 bad main 80
 put /run/sector /dev/mapper/r 80
+alike() { cmp <(get /dev/spare "$first" 8) <(get /dev/spare "$second" 8); }
+blank_still() { cmp <(get /dev/spare "$first" 8) /run/blank; }
+written() {
+	alike
+	not blank_still
+}
+check "a commit reaches both replicas" written
 bad main 8000 9999
 put /run/data /dev/mapper/r 8000
 # The second replica of block 0 misses the write that gives the unit one more sector.
@@ -55,6 +63,5 @@ again() {
 	same /run/data /dev/mapper/r 8000
 }
 check "nothing that was acknowledged is lost" again
-alike() { cmp <(get /dev/spare "$first" 8) <(get /dev/spare "$second" 8); }
 check "both replicas are alike again" alike
 check "all is removed" eval "dmsetup remove r && rmmod dm-remap"
