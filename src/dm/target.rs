@@ -156,12 +156,6 @@ impl From<Error> for Refused {
     }
 }
 
-impl From<kernel::alloc::AllocError> for Refused {
-    fn from(error: kernel::alloc::AllocError) -> Self {
-        Error::from(error).into()
-    }
-}
-
 /// A target under construction.
 pub(crate) struct Setup<'a>(&'a TargetInfo);
 

@@ -260,10 +260,6 @@ fn name_of(ti: &TargetInfo) -> &str {
     ti.name().to_str().unwrap_or("?")
 }
 
-fn resources(error: Error) -> Refused {
-    Refused(c"Not enough memory or other resources", error)
-}
-
 #[vtable]
 impl Target for Remap {
     type Data = Arc<Remap>;
@@ -273,7 +269,7 @@ impl Target for Remap {
     const NOWAIT: bool = true;
 
     fn ctr(setup: &mut Setup<'_>, args: &Args) -> Result<Arc<Remap>, Refused> {
-        let words = args.words().map_err(resources)?;
+        let words = args.words()?;
         let line = TableLine::parse(&words)?;
         let features = line.features;
         let length = setup.info().len();
@@ -323,7 +319,7 @@ impl Target for Remap {
             if error == EBUSY {
                 Refused(c"Spare region belongs to another mapped device", error)
             } else {
-                resources(error)
+                error.into()
             }
         })?;
 
@@ -399,7 +395,7 @@ impl Target for Remap {
             }? Error),
             GFP_KERNEL,
         );
-        remap.map_err(resources)
+        remap.map_err(Refused::from)
     }
 
     fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {

@@ -76,12 +76,11 @@ impl Remap {
         bio.complete(result.err().unwrap_or(Status::OK));
     }
 
-    /// Calls `transfer` for each logical block of `part` that is in `bits`, with its first sector
-    /// from the start of the bio and of the unit, and its length. Stops at an error.
+    /// Calls `transfer` for each logical block of `part`, with its first sector from the start of the
+    /// bio and of the unit, and its length. Stops at an error.
     fn each_block(
         &self,
         part: Part,
-        bits: u64,
         mut transfer: impl FnMut(u32, u32, u32) -> Result<(), Status>,
     ) -> Result<(), Status> {
         let first = part.offset();
@@ -89,9 +88,7 @@ impl Remap {
         while offset < first + part.count {
             // Bios begin and end at logical blocks.
             let count = self.block.min(first + part.count - offset);
-            if bits & mask_of(offset, count) != 0 {
-                transfer(part.skip + (offset - first), offset, count)?;
-            }
+            transfer(part.skip + (offset - first), offset, count)?;
             offset += count;
         }
         Ok(())
@@ -120,7 +117,7 @@ impl Remap {
         part: Part,
     ) -> Result<(), Status> {
         let mut lost = None;
-        this.each_block(part, part.bits, |skip, offset, count| {
+        this.each_block(part, |skip, offset, count| {
             let mut last = bio.status();
             for _ in 0..this.features.read_retries.unwrap_or(2) {
                 // Looked up each time: the block may be relocated in the meantime.
@@ -189,7 +186,7 @@ impl Remap {
         if self.entries.get(part.unit).is_none() {
             // Without the unit's lock: a drive may take its time to fail.
             bits = 0;
-            self.each_block(part, part.bits, |skip, offset, count| {
+            self.each_block(part, |skip, offset, count| {
                 let sector = self.main_sector(part.unit, offset);
                 let again = bio.transfer(&self.main, sector, skip, count);
                 if !again.is_ok() {
