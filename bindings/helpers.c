@@ -69,3 +69,13 @@ void dmr_init_work(struct work_struct *work, work_func_t func)
 {
 	INIT_WORK(work, func);
 }
+
+int dmr_srcu_down_read(struct srcu_struct *srcu)
+{
+	return srcu_down_read(srcu);
+}
+
+void dmr_srcu_up_read(struct srcu_struct *srcu, int idx)
+{
+	srcu_up_read(srcu, idx);
+}

@@ -4,6 +4,7 @@
 #define DM_REMAP_HELPERS_H
 
 #include <linux/device-mapper.h>
+#include <linux/srcu.h>
 #include <linux/workqueue.h>
 
 void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev);
@@ -18,6 +19,8 @@ unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
 bool dmr_ratelimit(void);
+int dmr_srcu_down_read(struct srcu_struct *srcu);
+void dmr_srcu_up_read(struct srcu_struct *srcu, int idx);
 void dmr_init_work(struct work_struct *work, work_func_t func);
 
 #endif

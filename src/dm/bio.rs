@@ -6,7 +6,7 @@
 //! one of the three types here, in the order in which they can follow each other:
 //!
 //! ```text
-//! map           MapBio ──remap──> lower device ──error──> EndBio ──pass_on──> submitter
+//! map           MapBio ──remap──> lower device ─────────> EndBio ──pass_on──> submitter
 //!                 │  └──complete──> submitter                │
 //!                 └─────defer─────> DeferredBio <───defer────┘
 //!                                     └──complete──> submitter
@@ -24,6 +24,7 @@ use super::{
     bindings,
     device::Device,
     io::submit_and_wait,
+    section::Section,
     target::{Target, TargetInfo},
     workqueue::Queue,
     Status,
@@ -60,17 +61,23 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// `iter` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from
-/// a `defer` on.
+/// `iter`, `stamp` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work`
+/// from a `defer` on, `tag` and `section` while `stamp` has the bit [`IN_SECTION`].
 #[repr(C)]
 pub(super) struct PerBio {
     work: Opaque<work_struct>,
     ti: *mut bindings::dm_target,
     iter: bvec_iter,
+    stamp: u64,
+    tag: u32,
+    section: c_int,
     status: Status,
     /// The target is through with the bio: the next completion is the last.
     done: bool,
 }
+
+/// In [`PerBio::stamp`]: the bio is in a section. No version has the bit ([`super::Version`]).
+const IN_SECTION: u64 = 1 << 63;
 
 /// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
 /// bookkeeping begins (`dm_per_bio_data`).
@@ -220,19 +227,41 @@ impl<'a> MapBio<'a> {
         true
     }
 
-    fn record(&self) {
+    #[inline(always)]
+    fn record(&self, stamp: u64) -> *mut PerBio {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
             (*per_bio).iter = (*self.bio.ptr()).bi_iter;
+            (*per_bio).stamp = stamp;
             (*per_bio).done = false;
         }
+        per_bio
     }
 
-    /// Sends the bio to `sector` of `device`.
+    /// As [`MapBio::remap`], within `section`, which the target ends when the bio is back
+    /// ([`EndBio::section`]): it is never settled. `tag` is kept with it.
+    pub(crate) fn remap_in(
+        self,
+        section: Section,
+        tag: u32,
+        device: &Device,
+        sector: u64,
+        stamp: u64,
+    ) -> Mapped {
+        let per_bio = self.bio.per_bio();
+        // SAFETY: Valid and nobody else's.
+        unsafe {
+            (*per_bio).tag = tag;
+            (*per_bio).section = section.0;
+        }
+        self.remap(device, sector, stamp | IN_SECTION)
+    }
+
+    /// Sends the bio to `sector` of `device`. `stamp` is for [`Target::is_settled`].
     #[inline(always)]
-    pub(crate) fn remap(self, device: &Device, sector: u64) -> Mapped {
-        self.record();
+    pub(crate) fn remap(self, device: &Device, sector: u64, stamp: u64) -> Mapped {
+        self.record(stamp);
         // SAFETY: The bio is valid and ours; the device is open, and stays so until the destructor,
         // for which device-mapper waits until all bios are complete.
         unsafe {
@@ -244,7 +273,7 @@ impl<'a> MapBio<'a> {
 
     /// Gives the bio to [`Target::process`] on `queue`, with [`Status::OK`].
     pub(crate) fn defer(self, queue: &Queue) -> Mapped {
-        self.record();
+        self.record(0);
         self.bio.enqueue(self.ti, queue, Status::OK);
         Mapped(bindings::DM_MAPIO_SUBMITTED)
     }
@@ -256,11 +285,11 @@ impl<'a> MapBio<'a> {
     }
 }
 
-/// What [`Target::end_io_error`] did with the bio.
+/// What [`Target::end_io`] did with the bio.
 #[must_use]
 pub(crate) struct Ended(pub(super) u32);
 
-/// A remapped bio that failed. Any context: nothing may sleep.
+/// A remapped bio that failed, or that is not settled. Any context: nothing may sleep.
 pub(crate) struct EndBio<'a> {
     bio: Raw,
     ti: &'a TargetInfo,
@@ -268,6 +297,17 @@ pub(crate) struct EndBio<'a> {
 }
 
 impl<'a> EndBio<'a> {
+    /// The stamp that `bio` was sent down with, some other value if it was not.
+    ///
+    /// # Safety
+    ///
+    /// `bio` must be the clone that device-mapper passed to `end_io`.
+    #[inline(always)]
+    pub(super) unsafe fn stamp_of(bio: NonNull<bio>) -> u64 {
+        // SAFETY: Valid by the requirement; the per-bio data is there from the clone's making on.
+        unsafe { (*Raw(bio).per_bio()).stamp }
+    }
+
     /// Whether the target is through with `bio`.
     ///
     /// # Safety
@@ -291,9 +331,41 @@ impl<'a> EndBio<'a> {
         }
     }
 
-    /// What it asked for.
+    /// What it asked for. (A write is told from a flush by its length, and the lower device may have
+    /// used that up: an empty one with a preflush is taken for a flush.)
     pub(crate) fn op(&self) -> Op {
-        self.bio.op()
+        match self.bio.op() {
+            Op::Flush if self.sectors() != 0 => Op::Write,
+            op => op,
+        }
+    }
+
+    /// Its first sector, from the target's start, as it was mapped.
+    pub(crate) fn sector(&self) -> u64 {
+        // SAFETY: `map` recorded it.
+        let sector = unsafe { (*self.bio.per_bio()).iter.bi_sector };
+        sector.wrapping_sub(self.ti.begin())
+    }
+
+    /// Its length in sectors, as it was mapped.
+    pub(crate) fn sectors(&self) -> u32 {
+        // SAFETY: `map` recorded it.
+        unsafe { (*self.bio.per_bio()).iter.bi_size >> 9 }
+    }
+
+    /// The stamp that it was sent down with.
+    pub(crate) fn stamp(&self) -> u64 {
+        // SAFETY: `map` recorded it.
+        unsafe { (*self.bio.per_bio()).stamp & !IN_SECTION }
+    }
+
+    /// The section and the tag that it was sent down with, if it was, and once.
+    pub(crate) fn section(&mut self) -> Option<(Section, u32)> {
+        // SAFETY: `map` recorded it; nobody else uses the data.
+        let per_bio = unsafe { &mut *self.bio.per_bio() };
+        let entered = per_bio.stamp & IN_SECTION != 0;
+        per_bio.stamp &= !IN_SECTION;
+        entered.then_some((Section(per_bio.section), per_bio.tag))
     }
 
     /// How the lower device ended it.
@@ -306,7 +378,7 @@ impl<'a> EndBio<'a> {
         self.bio.has(bindings::REQ_RAHEAD)
     }
 
-    /// Lets the submitter have the error.
+    /// Lets the submitter have it as it is.
     pub(crate) fn pass_on(self) -> Ended {
         Ended(bindings::DM_ENDIO_DONE)
     }
@@ -352,7 +424,7 @@ pub(super) unsafe extern "C" fn run<T: Target>(work: *mut work_struct) {
         ti,
         _life: PhantomData,
     };
-    T::process(data, ti, bio);
+    T::process(data, bio);
 }
 
 impl DeferredBio<'_> {
@@ -374,7 +446,7 @@ impl DeferredBio<'_> {
         unsafe { (*self.bio.ptr()).bi_iter.bi_size >> 9 }
     }
 
-    /// The error that it failed with; [`Status::OK`] if it was deferred before it was submitted.
+    /// The error that it failed with; [`Status::OK`] if it succeeded, or was not submitted.
     pub(crate) fn status(&self) -> Status {
         // SAFETY: `enqueue` wrote it.
         unsafe { (*self.bio.per_bio()).status }
@@ -468,7 +540,7 @@ mod tests {
         const VERSION: [u32; 3] = [0, 0, 0];
         const NOWAIT: bool = false;
 
-        fn process(seen: ArcBorrow<'_, Seen>, _: &TargetInfo, bio: DeferredBio<'_>) {
+        fn process(seen: ArcBorrow<'_, Seen>, bio: DeferredBio<'_>) {
             seen.sector.store(bio.sector(), Relaxed);
             seen.sectors.store(bio.sectors(), Relaxed);
             seen.status.store(bio.status().0.into(), Relaxed);
@@ -486,7 +558,10 @@ mod tests {
         fn map(_: ArcBorrow<'_, Seen>, bio: MapBio<'_>) -> Mapped {
             bio.complete(Status::IOERR)
         }
-        fn end_io_error(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
+        fn is_settled(_: ArcBorrow<'_, Seen>, stamp: u64) -> bool {
+            stamp == 0
+        }
+        fn end_io(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
             bio.pass_on()
         }
         fn presuspend(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
@@ -683,7 +758,7 @@ mod tests {
     fn a_failed_bio_comes_to_the_target_as_it_was_mapped() -> Result {
         let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record();
+        f.map_bio().record(7);
         f.used_up();
         // SAFETY: Recorded above.
         assert!(!unsafe { EndBio::is_done(f.bio()) });
@@ -701,6 +776,21 @@ mod tests {
         assert_eq!(f.clone.bio.bi_status, Status::MEDIUM.0);
         // SAFETY: Recorded above.
         assert!(unsafe { EndBio::is_done(f.bio()) });
+        Ok(())
+    }
+
+    #[test]
+    fn a_bio_comes_back_with_what_was_kept_with_it() -> Result {
+        let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 8)?;
+        f.map_bio().record(7 | IN_SECTION);
+        f.used_up();
+        // SAFETY: Recorded above.
+        assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
+        let mut bio = f.end_bio(Status::OK);
+        assert_eq!((bio.sector(), bio.sectors(), bio.stamp()), (40, 8, 7));
+        assert!(bio.op() == Op::Write);
+        assert!(bio.section().is_some() && bio.section().is_none());
+        let _ = bio.pass_on();
         Ok(())
     }
 
@@ -730,7 +820,7 @@ mod tests {
     #[test]
     fn an_error_that_is_passed_on_stays_the_lower_devices() -> Result {
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record();
+        f.map_bio().record(7);
         let bio = f.end_bio(Status::MEDIUM);
         assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
         assert!(bio.pass_on().0 == bindings::DM_ENDIO_DONE);

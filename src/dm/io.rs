@@ -67,6 +67,22 @@ impl Device {
         self.transfer(op, sector, sectors, buffer)
     }
 
+    /// Makes durable what completed before. May sleep.
+    pub(crate) fn flush(&self) -> Result<(), Status> {
+        let opf = kernel::bindings::req_op_REQ_OP_WRITE
+            | bindings::REQ_META
+            | bindings::REQ_SYNC
+            | bindings::REQ_PREFLUSH;
+        // SAFETY: A bio without data; the block device is open as long as `self`.
+        unsafe {
+            submit_and_wait(|bio| {
+                bio_init(bio, self.bdev(), core::ptr::null_mut(), 0, opf);
+                Ok(())
+            })
+        }
+        .check()
+    }
+
     fn transfer(
         &self,
         opf: kernel::bindings::blk_opf_t,

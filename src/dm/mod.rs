@@ -9,16 +9,16 @@
 //! - [`Target::map`] for each bio, in the submitter's context, with a [`MapBio`]. It must not
 //!   sleep, and it must say what becomes of the bio: [`MapBio::remap`], [`MapBio::defer`] or
 //!   [`MapBio::complete`] use it up and return the [`Mapped`] that `map` has to return;
-//! - [`Target::end_io_error`] when a remapped bio failed, in any context, with an [`EndBio`], which may
-//!   be passed on as it is or deferred;
+//! - [`Target::end_io`] when a remapped bio failed, or is not settled ([`Target::is_settled`]), in any
+//!   context, with an [`EndBio`], which may be passed on as it is or deferred;
 //! - [`Target::process`] for a deferred bio, from a [`Queue`], with a [`DeferredBio`]: here it may
 //!   sleep, submit parts of the bio again, and complete it;
 //! - suspend, resume, status and message callbacks.
 //!
 //! This layer knows nothing of what a target does. It holds all the `unsafe` of the module.
 //!
-//! Known limits: bio based targets only; no zoned devices; [`Device`]s and borrowed data must not
-//! be moved out of the target's data (nothing in the type system stops a target from doing so).
+//! Known limits: bio based targets only; no zoned devices; [`Device`]s, a [`TargetHandle`] and
+//! borrowed data must not be moved out of the target's data (nothing in the type system stops a target from doing so).
 //!
 //! C header: `include/linux/device-mapper.h`.
 
@@ -29,6 +29,7 @@ mod device;
 mod io;
 mod misc;
 mod rcu;
+mod section;
 mod status;
 mod target;
 #[cfg(CONFIG_KUNIT)]
@@ -40,9 +41,10 @@ pub(crate) use claim::{init_claims, Claim};
 pub(crate) use device::Device;
 pub(crate) use io::IoBuffer;
 pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
-pub(crate) use rcu::{RcuSlice, RcuSliceCell};
+pub(crate) use rcu::{RcuSlice, RcuSliceCell, Version};
+pub(crate) use section::Sections;
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{
-    Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetInfo,
+    Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetHandle, TargetInfo,
 };
 pub(crate) use workqueue::Queue;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Immutable slices, published by RCU.
+//! Immutable slices, published by RCU, and a count of changes.
 //!
 //! An [`RcuSliceCell`] is one pointer, null or to an [`RcuSlice`]. Readers follow it under an RCU
 //! guard. An updater, of which there is one at a time, replaces the slice; the old one is freed
@@ -16,9 +16,42 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full},
+        barrier::{smp_mb, Read},
         rcu,
     },
 };
+
+/// A count of changes, for readers that note it before they look at what changes, and later ask
+/// whether that may have changed.
+pub(crate) struct Version(Atomic<u64>);
+
+impl Version {
+    /// No change so far.
+    pub(crate) const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    /// The count. One load, ordered before the loads behind it and behind the loads before it
+    /// (x86 orders loads by itself). Any context.
+    #[inline(always)]
+    pub(crate) fn read(&self) -> u64 {
+        let fence = || {
+            if !cfg!(target_arch = "x86_64") {
+                smp_mb(Read);
+            }
+        };
+        fence();
+        // SAFETY: As in `RcuSliceCell::is_empty`.
+        let version = unsafe { (&raw const self.0).cast::<u64>().read_volatile() };
+        fence();
+        version
+    }
+
+    /// Counts a change, with full ordering. Returns the new count. Any context.
+    pub(crate) fn bump(&self) -> u64 {
+        self.0.fetch_add(1, Full).wrapping_add(1)
+    }
+}
 
 #[repr(C)]
 struct Header {

@@ -101,6 +101,27 @@ impl TargetInfo {
     }
 }
 
+/// A target, for its own data to keep: works of the target use it.
+///
+/// # Invariants
+///
+/// The target outlives this object, which lives in the target's data, as [`Device`] does.
+pub(crate) struct TargetHandle(NonNull<TargetInfo>);
+
+// SAFETY: It is a shared reference in disguise, and `TargetInfo` is `Sync`.
+unsafe impl Send for TargetHandle {}
+// SAFETY: As above.
+unsafe impl Sync for TargetHandle {}
+
+impl core::ops::Deref for TargetHandle {
+    type Target = TargetInfo;
+
+    fn deref(&self) -> &TargetInfo {
+        // SAFETY: By the invariant.
+        unsafe { self.0.as_ref() }
+    }
+}
+
 /// The words of a table line or a message, copied: a message's result is written to the very buffer
 /// that its words came in (`target_message` in `drivers/md/dm-ioctl.c`).
 pub(crate) struct Args(KVec<u8>);
@@ -163,6 +184,12 @@ impl Setup<'_> {
     /// What is already known of the target.
     pub(crate) fn info(&self) -> &TargetInfo {
         self.0
+    }
+
+    /// The target, to be kept in its data.
+    pub(crate) fn handle(&self) -> TargetHandle {
+        // INVARIANT: The data is dropped when the destructor is called, and the target after that.
+        TargetHandle(NonNull::from(self.0))
     }
 
     /// Opens a device for the target, which must keep it in its data. May sleep.
@@ -243,11 +270,15 @@ pub(crate) trait Target: Sized + 'static {
     /// Decides where a bio goes. Must not sleep.
     fn map(data: Borrowed<'_, Self>, bio: MapBio<'_>) -> Mapped;
 
-    /// A bio that [`MapBio::remap`] sent down failed. Any context.
-    fn end_io_error(data: Borrowed<'_, Self>, bio: EndBio<'_>) -> Ended;
+    /// Whether a bio that was sent down with `stamp` and succeeded is done with, so that
+    /// [`Target::end_io`] need not see it. Any context; asked for every bio.
+    fn is_settled(data: Borrowed<'_, Self>, stamp: u64) -> bool;
+
+    /// A bio that [`MapBio::remap`] sent down is back: it failed, or is not settled. Any context.
+    fn end_io(data: Borrowed<'_, Self>, bio: EndBio<'_>) -> Ended;
 
     /// A deferred bio. Process context, may sleep.
-    fn process(data: Borrowed<'_, Self>, ti: &TargetInfo, bio: DeferredBio<'_>);
+    fn process(data: Borrowed<'_, Self>, bio: DeferredBio<'_>);
 
     /// Suspending begins; bios go on coming. Must not wait for any.
     fn presuspend(data: Borrowed<'_, Self>, ti: &TargetInfo);
@@ -447,27 +478,34 @@ impl<T: Target> Callbacks<T> {
     ) -> c_int {
         // SAFETY: Valid by the requirement.
         let status = Status(unsafe { *error });
+        // SAFETY: Device-mapper passes a bio, not null.
+        let bio = unsafe { NonNull::new_unchecked(bio) };
         if status.is_ok() {
-            return bindings::DM_ENDIO_DONE as c_int;
+            // SAFETY: Valid for this call by the requirement.
+            let ti = unsafe { TargetInfo::from_raw(ti) };
+            // SAFETY: The constructor succeeded.
+            let data = unsafe { ti.data::<T>() };
+            // SAFETY: As the requirement says.
+            if T::is_settled(data, unsafe { EndBio::stamp_of(bio) }) {
+                return bindings::DM_ENDIO_DONE as c_int;
+            }
         }
         // SAFETY: As the requirement says.
-        unsafe { Self::end_io_error(ti, bio, status) }
+        unsafe { Self::end_io_slowly(ti, bio, status) }
     }
 
-    /// The rest of [`Self::end_io`], out of the way of the bios that succeed.
+    /// The rest of [`Self::end_io`], out of the way of most bios.
     ///
     /// # Safety
     ///
     /// As for [`Self::end_io`].
     #[cold]
     #[inline(never)]
-    unsafe fn end_io_error(
+    unsafe fn end_io_slowly(
         ti: *mut dm_target,
-        bio: *mut kernel::bindings::bio,
+        bio: NonNull<kernel::bindings::bio>,
         status: Status,
     ) -> c_int {
-        // SAFETY: Device-mapper passes a bio, not null.
-        let bio = unsafe { NonNull::new_unchecked(bio) };
         // SAFETY: As the requirement says.
         if unsafe { EndBio::is_done(bio) } {
             return bindings::DM_ENDIO_DONE as c_int;
@@ -476,7 +514,7 @@ impl<T: Target> Callbacks<T> {
         let (ti, data) = unsafe { Self::both(ti) };
         // SAFETY: As the requirement says.
         let bio = unsafe { EndBio::from_raw(bio, ti, status) };
-        T::end_io_error(data, bio).0 as c_int
+        T::end_io(data, bio).0 as c_int
     }
 
     /// # Safety

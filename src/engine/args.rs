@@ -102,6 +102,38 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), Refusal> {
     }
 }
 
+/// A feature that can be changed at run time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// `bad_on`
+    BadOn(BadOn),
+    /// `read_retries`
+    ReadRetries(u32),
+    /// `pending_reads`
+    PendingReads(PendingReads),
+}
+
+impl Setting {
+    /// Parses the name and the value of such a feature; `None`: it is none.
+    pub fn parse(name: &[u8], value: Option<&[u8]>) -> Result<Option<Self>, Refusal> {
+        Ok(Some(match name {
+            b"bad_on" => Self::BadOn(BadOn::parse(value)?),
+            b"read_retries" => Self::ReadRetries(read_retries(value)?),
+            b"pending_reads" => Self::PendingReads(PendingReads::parse(value)?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Puts the value in its place in `features`. Returns the one before.
+    pub fn apply(self, features: &mut Features) -> Option<Self> {
+        match self {
+            Self::BadOn(v) => features.bad_on.replace(v).map(Self::BadOn),
+            Self::ReadRetries(v) => features.read_retries.replace(v).map(Self::ReadRetries),
+            Self::PendingReads(v) => features.pending_reads.replace(v).map(Self::PendingReads),
+        }
+    }
+}
+
 impl Features {
     fn parse(mut words: &[&[u8]]) -> Result<Self, Refusal> {
         let mut f = Self::default();
@@ -136,10 +168,12 @@ impl Features {
                     let n = n.ok_or(c"metadata_copies must be from 2 to 4")?;
                     once(&mut f.metadata_copies, n)?;
                 }
-                b"bad_on" => once(&mut f.bad_on, BadOn::parse(value)?)?,
-                b"read_retries" => once(&mut f.read_retries, read_retries(value)?)?,
-                b"pending_reads" => once(&mut f.pending_reads, PendingReads::parse(value)?)?,
-                _ => return Err(c"Unknown feature"),
+                name => {
+                    let setting = Setting::parse(name, value)?.ok_or(c"Unknown feature")?;
+                    if setting.apply(&mut f).is_some() {
+                        return Err(c"A feature is given twice");
+                    }
+                }
             }
             words = rest;
         }

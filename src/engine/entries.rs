@@ -23,6 +23,42 @@ pub struct Entry {
     pub slot: Slot,
     /// Bit i set: sector i of the unit is held by the slot. No bit set: pending.
     pub mask: u64,
+    /// Bit i set: sector i was in a slot that failed. Nobody has it until it is written again, and
+    /// what main has is older. Never a bit of `mask`.
+    pub lost: u64,
+    /// A change is under way, or could not be committed: writes must not go on before it is.
+    pub held: bool,
+}
+
+impl Entry {
+    /// An entry whose other sectors are on main.
+    pub fn new(unit: Unit, slot: Slot, mask: u64) -> Self {
+        Self {
+            unit,
+            slot,
+            mask,
+            lost: 0,
+            held: false,
+        }
+    }
+}
+
+/// Sectors that a failed slot took with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Loss {
+    /// Their unit.
+    pub unit: Unit,
+    /// The sectors of the unit. Those that were written since are not lost any more.
+    pub mask: u64,
+    /// The slot, whose record says so.
+    pub slot: Slot,
+}
+
+/// The sectors of `unit` in `losses`.
+pub fn lost_of(losses: &[Loss], unit: Unit) -> u64 {
+    let of_unit = losses.iter().filter(|l| l.unit == unit);
+    of_unit.fold(0, |lost, l| lost | l.mask)
 }
 
 /// An [`Entry`] within its region: 16 bytes, where a million of them count.
@@ -34,22 +70,39 @@ pub struct Packed {
     mask: u64,
 }
 
+const HELD: u32 = 1 << 31;
+const LOST: u32 = 1 << 30;
+
 impl Packed {
-    /// Packs `entry`, leaving out its region.
+    /// Packs `entry`, leaving out its region, and which sectors are lost.
     pub fn new(entry: &Entry) -> Self {
+        let flag = |bit, set: bool| if set { bit } else { 0 };
         Self {
-            offset: (entry.unit.0 & (REGION_UNITS - 1)) as u32,
+            offset: (entry.unit.0 & (REGION_UNITS - 1)) as u32
+                | flag(HELD, entry.held)
+                | flag(LOST, entry.lost != 0),
             slot: entry.slot.0,
             mask: entry.mask,
         }
     }
 
-    /// The entry again, for the region it was taken from.
-    pub fn entry(&self, region: u64) -> Entry {
+    fn offset(&self) -> u32 {
+        self.offset & !(HELD | LOST)
+    }
+
+    /// The entry again, for the region it was taken from and with the losses that there are.
+    pub fn entry<'a>(&self, region: u64, losses: impl FnOnce() -> &'a [Loss]) -> Entry {
+        let unit = Unit((region << REGION_SHIFT) | u64::from(self.offset()));
+        let lost = match self.offset & LOST {
+            0 => 0,
+            _ => lost_of(losses(), unit) & !self.mask,
+        };
         Entry {
-            unit: Unit((region << REGION_SHIFT) | u64::from(self.offset)),
+            unit,
             slot: Slot(self.slot),
             mask: self.mask,
+            lost,
+            held: self.offset & HELD != 0,
         }
     }
 }
@@ -62,16 +115,16 @@ pub fn region_of(unit: Unit) -> u64 {
 /// The first entry of `region` at `from` or behind it.
 ///
 /// `sorted` are the region's entries. O(log n).
-pub fn first_from(sorted: &[Packed], region: u64, from: Unit) -> Option<Entry> {
+pub fn first_from(sorted: &[Packed], region: u64, from: Unit) -> Option<&Packed> {
     let start = region << REGION_SHIFT;
     let offset = from.0.saturating_sub(start);
     // `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
     let mut rest = sorted;
     while let Some((before, [middle, after @ ..])) = rest.split_at_checked(rest.len() / 2) {
-        rest = if u64::from(middle.offset) < offset {
+        rest = if u64::from(middle.offset()) < offset {
             after
-        } else if before.last().is_none_or(|p| u64::from(p.offset) < offset) {
-            return Some(middle.entry(region));
+        } else if before.last().is_none_or(|p| u64::from(p.offset()) < offset) {
+            return Some(middle);
         } else {
             before
         };
@@ -86,10 +139,10 @@ pub fn updated<'a>(
     new: Option<&Entry>,
 ) -> impl Iterator<Item = Packed> + Clone + 'a {
     let offset = (unit.0 & (REGION_UNITS - 1)) as u32;
-    let at = sorted.partition_point(|p| p.offset < offset);
+    let at = sorted.partition_point(|p| p.offset() < offset);
     let (before, rest) = sorted.split_at_checked(at).unwrap_or((sorted, &[]));
     let after = match rest.split_first() {
-        Some((first, after)) if first.offset == offset => after,
+        Some((first, after)) if first.offset() == offset => after,
         _ => rest,
     };
     let new = new.map(Packed::new);
@@ -147,7 +200,7 @@ mod tests {
         #[test]
         fn sorting_is_that_of_the_standard_library(units in proptest::collection::vec(0u64..500, 0..300)) {
             let mut entries: Vec<Entry> = units.iter().enumerate()
-                .map(|(n, u)| Entry { unit: Unit(*u), slot: Slot(n as u32), mask: 0 }).collect();
+                .map(|(n, u)| Entry::new(Unit(*u), Slot(n as u32), 0)).collect();
             sort_by_unit(&mut entries);
             let mut expected = units;
             expected.sort_unstable();
@@ -157,14 +210,20 @@ mod tests {
         #[test]
         fn updates_and_lookups_agree_with_a_map(
             region in 0u64..1 << 40,
-            steps in proptest::collection::vec((0u64..40, any::<Option<(u32, u64)>>(), 0u64..45), 0..80),
+            steps in proptest::collection::vec((0u64..40, any::<Option<(u32, u64, u64, bool)>>(), 0u64..45), 0..80),
         ) {
             let base = region << REGION_SHIFT;
             let mut sorted: Vec<Packed> = Vec::new();
             let mut model = BTreeMap::new();
+            let mut losses = Vec::new();
             for (offset, new, probe) in steps {
                 let unit = Unit(base + offset);
-                let new = new.map(|(slot, mask)| Entry { unit, slot: Slot(slot), mask });
+                let new = new.map(|(slot, mask, lost, held)| {
+                    let (slot, lost) = (Slot(slot), lost & !mask);
+                    losses.retain(|l: &Loss| l.unit != unit);
+                    losses.push(Loss { unit, mask: lost, slot });
+                    Entry { lost, held, ..Entry::new(unit, slot, mask) }
+                });
                 sorted = updated(&sorted, unit, new.as_ref()).collect();
                 match new {
                     Some(e) => model.insert(unit, e),
@@ -173,7 +232,8 @@ mod tests {
                 prop_assert_eq!(sorted.len(), model.len());
                 let from = Unit(base + probe);
                 let expected = model.range(from..).next().map(|(_, e)| *e);
-                prop_assert_eq!(first_from(&sorted, region, from), expected);
+                let found = first_from(&sorted, region, from);
+                prop_assert_eq!(found.map(|p| p.entry(region, || &losses)), expected);
             }
         }
     }

@@ -111,7 +111,20 @@ pub enum State {
         mask: u64,
     },
     /// Its medium failed.
-    Bad,
+    Bad {
+        /// The unit that it served.
+        unit: Unit,
+        /// Sectors of the unit that it took with it: errors until they are written again.
+        lost: u64,
+    },
+}
+
+impl State {
+    /// A slot that failed before anything was in it.
+    pub const BAD: Self = Self::Bad {
+        unit: Unit(0),
+        lost: 0,
+    };
 }
 
 /// A change to one record.
@@ -325,7 +338,7 @@ pub fn set_record(block: &mut Block, index: usize, update: &Update, now: u64) {
     let (state, unit, mask) = match update.state {
         State::Free => (0, 0, 0),
         State::Entry { unit, mask } => (1, unit.0, mask),
-        State::Bad => (2, 0, 0),
+        State::Bad { unit, lost } => (2, unit.0, lost),
     };
     *record = RecordOnDisk {
         main_unit: U64::new(unit),
@@ -334,17 +347,6 @@ pub fn set_record(block: &mut Block, index: usize, update: &Update, now: u64) {
         cause: U32::new(update.cause as u32),
         changed: U64::new(now),
     };
-}
-
-/// Copies record `index` of table block `from` to `to`, unsealed.
-pub fn copy_record(to: &mut Block, from: &Block, index: usize) {
-    let range = size_of::<Header>() + index * size_of::<RecordOnDisk>()..;
-    if let (Some(to), Some(from)) = (to.get_mut(range.clone()), from.get(range)) {
-        let (to, from) = (to.iter_mut(), from.iter());
-        to.zip(from)
-            .take(size_of::<RecordOnDisk>())
-            .for_each(|(to, from)| *to = *from);
-    }
 }
 
 /// Reads record `index` of valid table block `number` for `geometry`.
@@ -363,22 +365,20 @@ pub fn record(
     let Some(r) = r else {
         return Err(c"no such record");
     };
+    let unit = Unit(r.main_unit.get());
+    let mask = r.valid_mask.get();
     let state = match r.state.get() {
         0 => return Ok(State::Free),
-        1 => {
-            let unit = Unit(r.main_unit.get());
-            let mask = r.valid_mask.get();
-            if unit.0 >= geometry.units() {
-                return Err(c"unit past the end of main");
-            }
-            if mask & !geometry.unit_mask(unit) != 0 {
-                return Err(c"mask outside the unit");
-            }
-            State::Entry { unit, mask }
-        }
-        2 => State::Bad,
+        1 => State::Entry { unit, mask },
+        2 => State::Bad { unit, lost: mask },
         _ => return Err(c"unknown state"),
     };
+    if unit.0 >= geometry.units() {
+        return Err(c"unit past the end of main");
+    }
+    if mask & !geometry.unit_mask(unit) != 0 {
+        return Err(c"mask outside the unit");
+    }
     match geometry.slot_at(number, index as u64) {
         None => Err(c"record of a slot that does not exist"),
         Some(slot) if geometry.is_reserved(slot) => Err(c"slot inside a metadata area"),
@@ -456,10 +456,17 @@ mod tests {
         assert_eq!(table_generation(&b, &[9; 16], 0, crc), Ok(5));
         assert_eq!(record(&b, 0, 2, &g), Ok(update.state));
         assert_eq!(record(&b, 0, 3, &g), Ok(State::Free));
-        let mut other = [0; BLOCK_SIZE];
-        copy_record(&mut other, &b, 2);
-        assert_eq!(other[128..160], b[128..160]);
-        assert!(other[..128].iter().chain(&other[160..]).all(|b| *b == 0));
+        let bad = Update {
+            state: State::Bad {
+                unit: Unit(0x1122),
+                lost: 0x18,
+            },
+            ..update
+        };
+        set_record(&mut b, 2, &bad, 0x5566);
+        let r = &b[64 + 64..64 + 96];
+        assert_eq!((r[0], r[8], r[16], r[20]), (0x22, 0x18, 2, 2));
+        assert_eq!(record(&b, 0, 2, &g), Ok(bad.state));
     }
 
     #[test]

@@ -16,22 +16,25 @@ pub enum Place {
     Healthy,
     /// Every sector of the part is held by the slot; `sector` is where, from the region's start.
     Relocated {
+        /// The entry's slot.
+        slot: Slot,
         /// First sector of the part, from the start of the spare region.
         sector: u64,
     },
     /// In an entry, but at least one sector of the part is not held by its slot.
     Unset {
-        /// The entry's slot.
-        slot: Slot,
         /// The entry's whole mask.
         mask: u64,
     },
+    /// In an entry, and nowhere: a slot failed that held it. Reads only, see [`Cut`].
+    Lost,
 }
 
 /// How a request is cut inside an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Wherever set and clear bits of the mask meet: a read, whose clear sectors main may still hold.
+    /// Wherever set and clear bits of the mask meet, or lost sectors and others: a read, whose clear
+    /// sectors main may still hold.
     AtMask,
     /// At the end of the unit only: a write, all of which goes to the slot.
     AtUnit,
@@ -67,18 +70,18 @@ pub fn first_part(
     let bits = entry.mask.wrapping_shr(offset);
     let (set, clear) = (bits.trailing_ones(), bits.trailing_zeros());
     let held = Place::Relocated {
+        slot: entry.slot,
         sector: geometry
             .slot_sector(entry.slot)
             .wrapping_add(u64::from(offset)),
     };
-    let unset = Place::Unset {
-        slot: entry.slot,
-        mask: entry.mask,
-    };
+    let unset = Place::Unset { mask: entry.mask };
+    let lost = entry.lost.wrapping_shr(offset);
     match cut {
         _ if set >= rest => (rest, held),
         Cut::AtMask if set > 0 => (set, held),
-        Cut::AtMask => (rest.min(clear), unset),
+        Cut::AtMask if lost & 1 != 0 => (rest.min(lost.trailing_ones()), Place::Lost),
+        Cut::AtMask => (rest.min(clear).min(lost.trailing_zeros()), unset),
         Cut::AtUnit => (rest, unset),
     }
 }
@@ -103,14 +106,14 @@ mod tests {
         #[test]
         fn every_sector_goes_to_its_place(
             shift in 0u32..=6, sector in 0u64..500, count in 1u32..300,
-            masks in proptest::collection::btree_map(0u64..600, any::<u64>(), 0..40),
+            masks in proptest::collection::btree_map(0u64..600, any::<(u64, u64)>(), 0..40),
             at_mask in any::<bool>(),
         ) {
             let g = Geometry::plan(1 << 20, 1 << 16, 1 << shift, 2).unwrap();
-            let entries: Vec<Entry> = masks.iter().enumerate().map(|(i, (unit, mask))| Entry {
-                unit: Unit(*unit),
-                slot: Slot(i as u32),
-                mask: mask & g.unit_mask(Unit(*unit)),
+            let entries: Vec<Entry> = masks.iter().enumerate().map(|(i, (unit, (mask, lost)))| {
+                let all = g.unit_mask(Unit(*unit));
+                let entry = Entry::new(Unit(*unit), Slot(i as u32), mask & all);
+                Entry { lost: lost & all & !mask, ..entry }
             }).collect();
             let cut = if at_mask { Cut::AtMask } else { Cut::AtUnit };
             let (mut at, mut left) = (sector, count);
@@ -126,18 +129,23 @@ mod tests {
                     let offset = s & u64::from(g.unit_sectors - 1);
                     match place {
                         Place::Healthy => prop_assert!(entry.is_none()),
-                        Place::Relocated { sector } => {
+                        Place::Lost => {
+                            prop_assert!(at_mask && entry.unwrap().lost >> offset & 1 == 1);
+                        }
+                        Place::Relocated { slot, sector } => {
                             let e = entry.unwrap();
+                            prop_assert_eq!(slot, e.slot);
                             prop_assert!(e.mask >> offset & 1 == 1);
                             prop_assert_eq!(sector + (s - at), g.slot_sector(e.slot) + offset);
                         }
-                        Place::Unset { slot, .. } => {
-                            prop_assert_eq!(entry.unwrap().slot, slot);
-                            prop_assert!(!at_mask || entry.unwrap().mask >> offset & 1 == 0);
+                        Place::Unset { mask } => {
+                            let e = entry.unwrap();
+                            prop_assert_eq!(mask, e.mask);
+                            prop_assert!(!at_mask || (e.mask | e.lost) >> offset & 1 == 0);
                         }
                     }
                 }
-                if let Place::Unset { mask, .. } = place {
+                if let Place::Unset { mask } = place {
                     let (bits, n) = within_unit(&g, at, length);
                     prop_assert_eq!(n, length);
                     prop_assert!(mask & bits != bits);

@@ -2,35 +2,57 @@
 
 //! Which slots of the spare are free.
 
-use super::Slot;
+use super::{geometry::RECORDS_PER_BLOCK, Slot};
 use core::ops::DerefMut;
 
-/// A bitmap of slots, set: taken (by an entry, bad, or reserved).
+/// Free slots that each table block keeps for moves within it ([`SlotMap::allocate_beside`]), until
+/// no other slot is left anywhere.
+const KEPT: u32 = 2;
+
+/// A bitmap of slots, set: taken (by an entry, bad, or reserved). Two words for each table block.
 ///
 /// # Invariants
 ///
-/// `used + bad` slots below `total` and those passed to [`SlotMap::reserve`] have their bit set in
-/// `words`, no other bit is set.
+/// The bits of `used + bad` slots below `total`, of those passed to [`SlotMap::reserve`], and those
+/// that stand for no slot are set in `words`, no other bit is.
 pub struct SlotMap<S> {
     words: S,
     total: u64,
     used: u64,
     bad: u64,
     reserved: u64,
-    /// Where the search for a free slot begins: new entries share table blocks.
+    /// The table block where the search for a free slot begins: new entries share table blocks.
     next: u64,
+    /// No block has more free slots than it should keep.
+    scarce: bool,
+}
+
+/// The two words of the table block that describes `slot`, and the slot's bit in them.
+fn place_of(slot: Slot) -> (u64, u64) {
+    let slot = u64::from(slot.0);
+    (slot / RECORDS_PER_BLOCK, slot % RECORDS_PER_BLOCK)
 }
 
 impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
     /// Words needed to describe `total` slots.
     pub fn words_for(total: u64) -> u64 {
-        total.div_ceil(64)
+        2 * total.div_ceil(RECORDS_PER_BLOCK)
     }
 
     /// A map of `total` free slots over `words`, all zero.
     ///
     /// Slots that `words` is too short for are never given out.
-    pub fn new(words: S, total: u64) -> Self {
+    pub fn new(mut words: S, total: u64) -> Self {
+        for (block, pair) in (0..).zip(words.chunks_exact_mut(2)) {
+            let exist = total.saturating_sub(block * RECORDS_PER_BLOCK);
+            for (word, first) in pair.iter_mut().zip([0, 64]) {
+                let exist = exist.min(RECORDS_PER_BLOCK).saturating_sub(first);
+                *word = match exist {
+                    0..64 => !((1 << exist) - 1),
+                    _ => 0,
+                };
+            }
+        }
         Self {
             words,
             total,
@@ -38,6 +60,7 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
             bad: 0,
             reserved: 0,
             next: 0,
+            scarce: false,
         }
     }
 
@@ -61,15 +84,17 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         self.total() - self.used - self.bad
     }
 
+    fn word(&mut self, slot: Slot) -> Option<(&mut u64, u64)> {
+        let (block, bit) = place_of(slot);
+        let word = self.words.get_mut((2 * block + bit / 64) as usize)?;
+        Some((word, 1 << (bit % 64)))
+    }
+
     fn set(&mut self, slot: Slot) -> bool {
-        let slot = u64::from(slot.0);
-        if slot >= self.total {
-            return false;
-        }
-        let Some(word) = self.words.get_mut((slot / 64) as usize) else {
+        let exists = u64::from(slot.0) < self.total;
+        let Some((word, bit)) = self.word(slot).filter(|_| exists) else {
             return false;
         };
-        let bit = 1 << (slot % 64);
         let was_clear = *word & bit == 0;
         *word |= bit;
         was_clear
@@ -96,38 +121,60 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         taken
     }
 
-    /// Takes a free slot, searching behind the one taken last.
-    pub fn allocate(&mut self) -> Option<Slot> {
-        let words = Self::words_for(self.total);
-        let first = self.next / 64;
-        // One round, the first word twice: its low bits come last.
-        for n in 0..=words {
-            let at = (first + n) % words.max(1);
-            let word = *self.words.get(at as usize)?;
-            let below = if n == 0 {
-                (1u64 << (self.next % 64)) - 1
-            } else {
-                0
-            };
-            let bit = u64::from((word | below).trailing_ones());
-            let slot = at * 64 + bit;
-            if bit < 64 && slot < self.total {
-                let slot = Slot(u32::try_from(slot).ok()?);
-                self.next = (u64::from(slot.0) + 1) % self.total;
-                return self.take(slot).then_some(slot);
-            }
+    /// Takes a free slot of table block `block` if it has more than `keep`.
+    fn allocate_in(&mut self, block: u64, keep: u32) -> Option<Slot> {
+        let at = usize::try_from(2 * block).ok()?;
+        let (low, high) = (*self.words.get(at)?, *self.words.get(at + 1)?);
+        if low.count_zeros() + high.count_zeros() <= keep {
+            return None;
         }
-        None
+        let bit = match low.trailing_ones() {
+            64 => 64 + high.trailing_ones(),
+            bit => bit,
+        };
+        let slot = u32::try_from(block * RECORDS_PER_BLOCK + u64::from(bit)).ok()?;
+        self.take(Slot(slot)).then_some(Slot(slot))
+    }
+
+    /// Takes a free slot, from the block where the last one was if that has any to spare.
+    pub fn allocate(&mut self) -> Option<Slot> {
+        let blocks = self.total.div_ceil(RECORDS_PER_BLOCK);
+        loop {
+            let keep = if self.scarce { 0 } else { KEPT };
+            for n in 0..blocks {
+                let block = (self.next + n) % blocks;
+                if let Some(slot) = self.allocate_in(block, keep) {
+                    self.next = block;
+                    return Some(slot);
+                }
+            }
+            if self.scarce {
+                return None;
+            }
+            self.scarce = true;
+        }
+    }
+
+    /// Takes a free slot of the table block that describes `slot`: one write changes both records.
+    pub fn allocate_beside(&mut self, slot: Slot) -> Option<Slot> {
+        self.allocate_in(place_of(slot).0, 0)
+    }
+
+    /// Whether `slot` is taken, for whatever reason; `true` if it does not exist.
+    pub fn is_taken(&mut self, slot: Slot) -> bool {
+        let exists = u64::from(slot.0) < self.total;
+        !exists || self.word(slot).is_none_or(|(word, bit)| *word & bit != 0)
     }
 
     /// Gives a slot that held an entry back.
     pub fn release(&mut self, slot: Slot) {
-        if let Some(word) = self.words.get_mut((slot.0 / 64) as usize) {
-            let bit = 1 << (slot.0 % 64);
-            if *word & bit != 0 {
-                *word &= !bit;
-                self.used -= 1;
-            }
+        if !self.is_taken(slot) {
+            return;
+        }
+        if let Some((word, bit)) = self.word(slot) {
+            *word &= !bit;
+            self.used -= 1;
+            self.scarce = false;
         }
     }
 
@@ -148,7 +195,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_slot_is_given_out_twice_and_all_are(
-            total in 1u64..300, steps in proptest::collection::vec((0u8..8, any::<u32>()), 0..700),
+            total in 1u64..600, steps in proptest::collection::vec((0u8..8, any::<u32>()), 0..1500),
         ) {
             let words = vec![0u64; SlotMap::<Vec<u64>>::words_for(total) as usize];
             let mut map = SlotMap::new(words, total);
@@ -163,6 +210,19 @@ mod tests {
                         map.set_bad(slot), !used.contains(&slot) && gone.insert(slot)),
                     2 => {
                         if used.remove(&slot) { map.retire(slot); gone.insert(slot); }
+                    }
+                    3 if used.contains(&slot) => {
+                        let beside = |s: &Slot| s.0 / 126 == slot.0 / 126;
+                        match map.allocate_beside(slot) {
+                            Some(new) => {
+                                prop_assert!(beside(&new) && !gone.contains(&new) && used.insert(new));
+                            }
+                            None => {
+                                let first = u64::from(slot.0) / 126 * 126;
+                                let taken = used.iter().chain(&gone).filter(|s| beside(s)).count();
+                                prop_assert_eq!(taken as u64, 126.min(total - first));
+                            }
+                        }
                     }
                     _ => match map.allocate() {
                         Some(slot) => {
@@ -180,11 +240,25 @@ mod tests {
     #[test]
     fn reserved_slots_do_not_count() {
         let mut map = SlotMap::new(vec![0u64; 2], 70);
+        assert!(map.is_taken(Slot(70)) && !map.is_taken(Slot(69)));
         assert!(map.reserve(Slot(69)) && !map.reserve(Slot(70)));
         assert_eq!((map.total(), map.free()), (69, 69));
         for _ in 0..69 {
             assert!(map.allocate().is_some_and(|s| s.0 < 69));
         }
         assert_eq!((map.allocate(), map.free()), (None, 0));
+    }
+
+    #[test]
+    fn blocks_keep_two_slots_until_no_other_is_free() {
+        let mut map = SlotMap::new(vec![0u64; 4], 200);
+        let first: BTreeSet<u32> = (0..196).map(|_| map.allocate().unwrap().0).collect();
+        let free = |from: u32, to: u32| (from..to).filter(|s| !first.contains(s)).count();
+        assert_eq!((free(0, 126), free(126, 200)), (2, 2));
+        assert!(map.allocate_beside(Slot(130)).is_some_and(|s| s.0 >= 126));
+        assert!((0..3).all(|_| map.allocate().is_some()));
+        assert_eq!((map.allocate(), map.allocate_beside(Slot(0))), (None, None));
+        map.release(Slot(7));
+        assert_eq!(map.allocate(), Some(Slot(7)));
     }
 }

@@ -22,4 +22,9 @@ impl Counter {
     pub(super) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
+
+    /// Begins at zero again. Any context.
+    pub(super) fn clear(&self) {
+        self.0.store(0, Relaxed);
+    }
 }

@@ -1,17 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The entries in memory: one cell a region, see `engine/entries.rs` for what is in it.
+//!
+//! A bio notes the version before it looks entries up ([`Entries::version`]), and when it comes back
+//! and the version is another, it asks whether its sectors are still where it went
+//! ([`Entries::is_on_main`], [`Entries::is_in_slot`]). A change that bios in flight must not miss
+//! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
-use crate::dm::{RcuSlice, RcuSliceCell};
+use crate::dm::{RcuSlice, RcuSliceCell, Version};
 use crate::engine::{
-    entries::{first_from, region_of, updated, Entry, Packed},
+    entries::{first_from, lost_of, region_of, updated, Entry, Loss, Packed, REGION_UNITS},
     geometry::Geometry,
-    Unit,
+    route::within_unit,
+    Slot, Unit,
 };
 use kernel::{
     new_mutex,
     prelude::*,
-    sync::{rcu, Mutex},
+    sync::{
+        atomic::{Acquire, Atomic, Release},
+        rcu, Mutex,
+    },
     time::{delay::fsleep, Delta},
 };
 
@@ -34,20 +43,47 @@ impl Counts {
     }
 }
 
+/// What an update needs.
+struct Updater {
+    counts: Counts,
+    /// Room for the largest slice, for when there is no memory.
+    reserve: Option<RcuSlice<Packed>>,
+}
+
 /// All entries of one target.
 #[pin_data]
 pub(super) struct Entries {
+    geometry: Geometry,
     unit_shift: u32,
     regions: KVVec<RcuSliceCell<Packed>>,
+    losses: RcuSliceCell<Loss>,
+    /// Entries that were held so far.
+    pub(super) version: Version,
+    /// The version with which the last unit was held whose sectors went back to main.
+    restored: Atomic<u64>,
     /// Serialises updates.
     #[pin]
-    counts: Mutex<Counts>,
+    updater: Mutex<Updater>,
+}
+
+/// A slice of `capacity` elements, waiting for memory if it must.
+fn slice<E: Copy>(
+    capacity: usize,
+    mut instead: impl FnMut() -> Option<RcuSlice<E>>,
+) -> RcuSlice<E> {
+    loop {
+        let made = RcuSlice::with_capacity(capacity, GFP_KERNEL);
+        if let Some(slice) = made.ok().or_else(&mut instead) {
+            return slice;
+        }
+        fsleep(Delta::from_millis(1));
+    }
 }
 
 impl Entries {
     /// No entries, for a main device of the length that `geometry` says. 8 bytes a region of main.
     pub(super) fn new(geometry: &Geometry) -> impl PinInit<Self, Error> {
-        let unit_shift = geometry.unit_shift();
+        let geometry = *geometry;
         let count = region_of(Unit(geometry.units().saturating_sub(1))).saturating_add(1);
         let regions = move || {
             let count = usize::try_from(count).map_err(|_| EFBIG)?;
@@ -57,10 +93,20 @@ impl Entries {
             }
             Ok::<_, Error>(regions)
         };
+        let updater = || {
+            Ok::<_, Error>(Updater {
+                counts: Counts::default(),
+                reserve: Some(RcuSlice::with_capacity(REGION_UNITS as usize, GFP_KERNEL)?),
+            })
+        };
         try_pin_init!(Self {
-            unit_shift,
+            geometry,
+            unit_shift: geometry.unit_shift(),
             regions: regions()?,
-            counts <- new_mutex!(Counts::default(), "dm_remap::counts"),
+            losses: RcuSliceCell::empty(),
+            version: Version::new(),
+            restored: Atomic::new(0),
+            updater <- new_mutex!(updater()?, "dm_remap::updater"),
         })
     }
 
@@ -94,7 +140,7 @@ impl Entries {
         for region in region_of(first)..=region_of(last) {
             let cell = self.cell(region)?;
             if !cell.is_empty() {
-                if let Some(entry) = Self::search(cell, region, first, last) {
+                if let Some(entry) = self.search(cell, region, first, last) {
                     return Some(entry);
                 }
             }
@@ -102,15 +148,23 @@ impl Entries {
         None
     }
 
-    fn search(cell: &RcuSliceCell<Packed>, region: u64, first: Unit, last: Unit) -> Option<Entry> {
+    fn search(
+        &self,
+        cell: &RcuSliceCell<Packed>,
+        region: u64,
+        first: Unit,
+        last: Unit,
+    ) -> Option<Entry> {
         let guard = rcu::read_lock();
-        first_from(cell.read(&guard), region, first).filter(|e| e.unit <= last)
+        let packed = first_from(cell.read(&guard), region, first)?;
+        let entry = packed.entry(region, || self.losses.read(&guard));
+        (entry.unit <= last).then_some(entry)
     }
 
     /// The entry of `unit`. Any context.
     pub(super) fn get(&self, unit: Unit) -> Option<Entry> {
         let region = region_of(unit);
-        Self::search(self.cell(region)?, region, unit, unit)
+        self.search(self.cell(region)?, region, unit, unit)
     }
 
     /// Calls `visit` for the entries from `from` on in ascending order, until it returns `false`.
@@ -118,15 +172,74 @@ impl Entries {
     pub(super) fn visit(&self, from: Unit, mut visit: impl FnMut(Entry) -> bool) {
         let first = region_of(from);
         for (cell, region) in self.regions.iter().skip(first as usize).zip(first..) {
+            if cell.is_empty() {
+                continue;
+            }
             let guard = rcu::read_lock();
             for packed in cell.read(&guard) {
-                let entry = packed.entry(region);
+                let entry = packed.entry(region, || self.losses.read(&guard));
                 if entry.unit >= from && !visit(entry) {
                     return;
                 }
             }
         }
     }
+
+    // ---- Bios in flight
+
+    /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
+    /// as the version, is where reads will look for it. Any context.
+    pub(super) fn is_on_main(&self, stamp: u64, sector: u64, count: u32) -> bool {
+        if stamp < self.restored.load(Acquire) {
+            return false;
+        }
+        let (mut at, mut left) = (sector, count);
+        while left > 0 {
+            let Some(entry) = self.first(at, left) else {
+                return true;
+            };
+            let start = self.geometry.unit_start(entry.unit);
+            let before = u32::try_from(start.saturating_sub(at))
+                .unwrap_or(left)
+                .min(left);
+            at = at.wrapping_add(before.into());
+            left = left.wrapping_sub(before);
+            let (bits, within) = within_unit(&self.geometry, at, left);
+            if entry.held || (entry.mask | entry.lost) & bits != 0 {
+                return false;
+            }
+            at = at.wrapping_add(within.into());
+            left = left.wrapping_sub(within);
+        }
+        true
+    }
+
+    /// Whether a write of sectors of the unit at `sector` that went to `slot` is where reads will look
+    /// for it. Any context.
+    pub(super) fn is_in_slot(&self, sector: u64, slot: Slot) -> bool {
+        let entry = self.get(self.unit_of(sector));
+        entry.is_some_and(|e| e.slot == slot && !e.held)
+    }
+
+    /// Publishes `entry` as held: from now on writes to its unit wait for the unit's lock, and those in
+    /// flight come back to be repeated. May sleep. Returns the version.
+    pub(super) fn hold(&self, entry: &Entry) -> u64 {
+        let held = Entry {
+            held: true,
+            ..*entry
+        };
+        self.set(entry.unit, Some(&held));
+        self.version.bump()
+    }
+
+    /// As [`Entries::hold`], for a unit whose sectors are to go back to main: writes that have been on
+    /// their way to main since before the entry was made come back too. May sleep.
+    pub(super) fn hold_to_restore(&self, entry: &Entry) {
+        let version = self.hold(entry);
+        self.restored.store(version, Release);
+    }
+
+    // ---- Changes
 
     /// Makes `entry` that of `unit`, or leaves it without one: for readers, in one step. May sleep.
     ///
@@ -136,46 +249,81 @@ impl Entries {
         let Some(cell) = self.cell(region) else {
             return;
         };
-        let mut counts = self.counts.lock();
+        let mut updater = self.updater.lock();
         let old = self.get(unit);
-        // Nobody else replaces the slice while `counts` is locked: its length stays what it is.
+        // Nobody else replaces the slice while `updater` is locked: its length stays what it is.
         let length = updated(cell.read(&rcu::read_lock()), unit, entry).count();
-        let mut new = loop {
-            match RcuSlice::with_capacity(length, GFP_KERNEL) {
-                Ok(new) => break new,
-                Err(_) => fsleep(Delta::from_millis(1)),
-            }
-        };
+        if updater.reserve.is_none() {
+            updater.reserve = RcuSlice::with_capacity(REGION_UNITS as usize, GFP_KERNEL).ok();
+        }
+        let mut new = slice(length, || updater.reserve.take());
         new.extend(updated(cell.read(&rcu::read_lock()), unit, entry));
         cell.replace((length > 0).then_some(new));
         if let Some(old) = old {
-            *counts.of(&old) -= 1;
+            *updater.counts.of(&old) -= 1;
         }
         if let Some(entry) = entry {
-            *counts.of(entry) += 1;
+            *updater.counts.of(entry) += 1;
         }
     }
 
-    /// Replaces all entries by `sorted`, ascending and each unit once. May sleep. On an error some
-    /// are replaced.
-    pub(super) fn load(&self, sorted: &[Entry]) -> Result {
-        let mut counts = self.counts.lock();
-        *counts = Counts::default();
+    /// Adds `loss`; the entry of its unit is to be set after that. May sleep.
+    pub(super) fn add_loss(&self, loss: Loss) {
+        let _updater = self.updater.lock();
+        let length = self.losses.read(&rcu::read_lock()).len();
+        let mut new = slice(length.saturating_add(1), || None);
+        new.extend(self.losses.read(&rcu::read_lock()).iter().copied());
+        new.extend(core::iter::once(loss));
+        self.losses.replace(Some(new));
+    }
+
+    /// Forgets the losses of `unit`, which has no entry any more. May sleep.
+    pub(super) fn forget_losses(&self, unit: Unit) {
+        let _updater = self.updater.lock();
+        if !self.has_losses(unit) {
+            return;
+        }
+        let length = self.losses.read(&rcu::read_lock()).len();
+        let mut new = slice(length, || None);
+        let guard = rcu::read_lock();
+        let others = self.losses.read(&guard).iter().filter(|l| l.unit != unit);
+        new.extend(others.copied());
+        drop(guard);
+        self.losses.replace(Some(new));
+    }
+
+    fn has_losses(&self, unit: Unit) -> bool {
+        lost_of(self.losses.read(&rcu::read_lock()), unit) != 0
+    }
+
+    /// Calls `visit` for each loss, those that were made good among them. It must not sleep.
+    pub(super) fn visit_losses(&self, visit: impl FnMut(&Loss)) {
+        self.losses.read(&rcu::read_lock()).iter().for_each(visit);
+    }
+
+    /// Replaces all entries by `sorted`, ascending and each unit once, and the losses. May sleep. On an
+    /// error some are replaced.
+    pub(super) fn load(&self, sorted: &[Entry], losses: &[Loss]) -> Result {
+        let mut updater = self.updater.lock();
+        updater.counts = Counts::default();
         for cell in self.regions.iter().filter(|c| !c.is_empty()) {
             cell.replace(None);
         }
+        let mut slice = RcuSlice::with_capacity(losses.len(), GFP_KERNEL)?;
+        slice.extend(losses.iter().copied());
+        self.losses.replace((!losses.is_empty()).then_some(slice));
         for chunk in sorted.chunk_by(|a, b| region_of(a.unit) == region_of(b.unit)) {
             let cell = chunk.first().and_then(|e| self.cell(region_of(e.unit)));
             let mut slice = RcuSlice::with_capacity(chunk.len(), GFP_KERNEL)?;
             slice.extend(chunk.iter().map(Packed::new));
             cell.ok_or(EINVAL)?.replace(Some(slice));
-            chunk.iter().for_each(|e| *counts.of(e) += 1);
+            chunk.iter().for_each(|e| *updater.counts.of(e) += 1);
         }
         Ok(())
     }
 
     /// How many there are. May sleep.
     pub(super) fn counts(&self) -> Counts {
-        *self.counts.lock()
+        self.updater.lock().counts
     }
 }

@@ -2,36 +2,42 @@
 
 //! `dmsetup message`.
 
-use super::{name_of, Remap};
-use crate::dm::{Args, IoBuffer, NoIo, TargetInfo, TextWriter};
+use super::{relocate::Restored, store::MAX_UPDATES, Remap};
+use crate::dm::{Args, NoIo, TextWriter};
 use crate::engine::{
     entries::Entry,
     format::Cause,
-    geometry::mask_of,
-    message::{Message, HELP},
-    Unit,
+    message::{Message, Range, HELP},
+    Slot, Unit,
 };
 use core::fmt::Write;
-use kernel::prelude::*;
+use kernel::{prelude::*, sync::atomic::Acquire};
+
+/// Slots that a restore frees at a time: each time it waits for the bios that are on their way to them.
+const FREED_AT_ONCE: usize = 256;
 
 impl Remap {
-    /// Obeys a message, printing its result to `out`. May sleep.
-    pub(super) fn obey(&self, ti: &TargetInfo, args: &Args, out: &mut TextWriter<'_>) -> Result {
+    /// Obeys a message to a target of `length` sectors, printing its result to `out`. May sleep.
+    pub(super) fn obey(&self, length: u64, args: &Args, out: &mut TextWriter<'_>) -> Result {
         let _noio = NoIo::enter();
         let words = args.words()?;
-        let message = Message::parse(&words, ti.len()).map_err(|why| {
-            pr_warn!(
-                "{}: message: {}\n",
-                name_of(ti),
-                why.to_str().unwrap_or("?")
-            );
+        let message = Message::parse(&words, length).map_err(|why| {
+            self.complain(why.to_str().unwrap_or("?"));
             EINVAL
         })?;
         if !self.is_loaded() && message != Message::Help {
-            pr_warn!("{}: message: the device was never resumed\n", name_of(ti));
+            self.complain("the device was never resumed");
             return Err(EBUSY);
         }
-        match message {
+        let changes = matches!(
+            message,
+            Message::Remap(_) | Message::Mark(_) | Message::Restore(_) | Message::Check
+        );
+        if changes && !self.writable {
+            self.complain("the table is read-only");
+            return Err(EROFS);
+        }
+        let done = match message {
             Message::Help => out.write_str(HELP).map_err(|_| EIO),
             Message::Query { sector } => {
                 let unit = self.geometry.unit_of(sector);
@@ -39,32 +45,47 @@ impl Remap {
                 Ok(())
             }
             Message::List { from, max } => {
-                let mut left = max;
-                self.entries.visit(self.geometry.unit_of(from), |entry| {
-                    if left == 0 || out.is_full() {
-                        return false;
-                    }
-                    left -= 1;
-                    if out.len() > 0 {
-                        let _ = out.write_str("\n");
-                    }
-                    self.print(out, entry.unit, Some(&entry));
-                    true
-                });
+                self.list(from, max, out);
                 Ok(())
             }
             Message::Sync => {
                 self.sync_lazy();
-                let done = self.store.flush();
-                self.report_mode(ti);
-                if done {
+                if self.store.flush() {
                     Ok(())
                 } else {
                     Err(EIO)
                 }
             }
-            Message::Remap { sector, count } => self.remap_range(ti, sector, count, out),
+            Message::Remap(range) => self.remap_range(range, out),
+            Message::Mark(range) => self.mark_range(range, out),
+            Message::Restore(range) => self.restore_range(range, out),
+            Message::Check => self.check(out),
+            Message::Set(setting) => self.settings.set(setting),
+            Message::Reset => {
+                self.vitals.rearm();
+                self.counters.clear();
+                self.store.commits.clear();
+                self.store.errors.clear();
+                Ok(())
+            }
+        };
+        self.report_mode();
+        done
+    }
+
+    fn complain(&self, why: &str) {
+        pr_warn!("{}: message: {}\n", self.name(), why);
+    }
+
+    /// Whether a message that takes its time is to end: the administrator interrupts it, or wants to
+    /// suspend the device, which waits for messages.
+    fn is_interrupted(&self, was_suspended: bool) -> bool {
+        let interrupted =
+            !was_suspended && self.suspending.load(Acquire) || kernel::current!().signal_pending();
+        if interrupted {
+            self.complain("interrupted, what is done is done");
         }
+        interrupted
     }
 
     /// Prints `<unit_start> <state> <slot or -> <mask or ->`.
@@ -84,34 +105,38 @@ impl Remap {
         };
     }
 
-    fn remap_range(
-        &self,
-        ti: &TargetInfo,
-        sector: u64,
-        count: u64,
-        out: &mut TextWriter<'_>,
-    ) -> Result {
-        // Resuming waits until the copying is done.
-        let active = self.active.lock();
-        if *active {
-            pr_warn!(
-                "{}: message: remap needs a suspended device for now\n",
-                name_of(ti)
-            );
-            return Err(EBUSY);
-        }
-        if !self.writable {
-            pr_warn!("{}: message: remap: the table is read-only\n", name_of(ti));
-            return Err(EROFS);
-        }
-        let mut buffer = IoBuffer::new((self.block as usize) << 9)?;
-        let (first, last) = (
-            self.geometry.unit_of(sector),
-            self.geometry.unit_of(sector + (count - 1)),
-        );
+    fn list(&self, from: u64, max: u64, out: &mut TextWriter<'_>) {
+        let mut left = max;
+        self.entries.visit(self.geometry.unit_of(from), |entry| {
+            if left == 0 || out.is_full() {
+                return false;
+            }
+            left -= 1;
+            if out.len() > 0 {
+                let _ = out.write_str("\n");
+            }
+            self.print(out, entry.unit, Some(&entry));
+            true
+        });
+    }
+
+    fn units_of(&self, range: Range) -> (Unit, Unit) {
+        let last = range.sector + (range.count - 1);
+        (
+            self.geometry.unit_of(range.sector),
+            self.geometry.unit_of(last),
+        )
+    }
+
+    fn remap_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
+        let (first, last) = self.units_of(range);
         let (mut relocated, mut incomplete) = (0u64, 0u64);
         for unit in (first.0..=last.0).map(Unit) {
-            let mask = self.remap_unit(ti, unit, &mut buffer)?;
+            if self.is_interrupted(was_suspended) {
+                return Err(EINTR);
+            }
+            let mask = self.relocate(unit, Cause::Message)?;
             relocated += 1;
             incomplete += u64::from(mask != self.geometry.unit_mask(unit));
         }
@@ -122,42 +147,120 @@ impl Remap {
         Ok(())
     }
 
-    /// Copies what main can still read of `unit` to its slot and commits. Nothing may write the unit.
-    /// Returns the mask.
-    fn remap_unit(&self, ti: &TargetInfo, unit: Unit, buffer: &mut IoBuffer) -> Result<u64> {
-        let _guard = self.units.lock(unit);
-        let old = self.entries.get(unit);
-        let slot = match old {
-            Some(entry) => entry.slot,
-            None => self.new_slot().ok_or(ENOSPC)?,
-        };
-        let mut mask = old.map_or(0, |e| e.mask);
-        let all = self.geometry.unit_mask(unit);
-        let mut offset = 0;
-        while offset < self.geometry.unit_sectors {
-            let bits = mask_of(offset, self.block);
-            if bits & all & !mask != 0 {
-                let from = self.main_sector(unit, offset);
-                let to = self.slot_sector(slot, offset);
-                if self.main.read(from, self.block, buffer).is_ok() {
-                    if self
-                        .store
-                        .spare()
-                        .write(to, self.block, buffer, false)
-                        .is_err()
-                    {
-                        if old.is_none() {
-                            self.store.with_slots(|s| s.release(slot));
-                        }
-                        return Err(EIO);
-                    }
-                    mask |= bits;
-                }
+    fn mark_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
+        let (first, last) = self.units_of(range);
+        let mut new = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
+        let mut updates = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
+        let mut marked = 0;
+        let mut from = first;
+        while from <= last {
+            if self.is_interrupted(was_suspended) {
+                return Err(EINTR);
             }
-            offset += self.block;
+            let to = Unit(from.0.saturating_add(MAX_UPDATES as u64 - 1)).min(last);
+            let _guard = self.units.lock_range(from, to);
+            new.clear();
+            updates.clear();
+            let mut full = false;
+            for unit in (from.0..=to.0).map(Unit) {
+                if self.entries.get(unit).is_some() {
+                    continue;
+                }
+                let Some(slot) = self.new_slot() else {
+                    full = true;
+                    break;
+                };
+                let entry = Entry::new(unit, slot, 0);
+                let _ = new.push_within_capacity(entry);
+                let _ = updates.push_within_capacity(self.update_of(&entry, Cause::Import));
+            }
+            // Not committed: the slots stay taken, as a replica may name them.
+            if !self.store.commit(&updates) {
+                return Err(EIO);
+            }
+            for entry in &new {
+                self.entries.set(entry.unit, Some(entry));
+            }
+            if let Some(entry) = new.last() {
+                self.report_entry(entry, "pending");
+            }
+            marked += new.len();
+            if full {
+                self.complain("no free slot is left");
+                return Err(ENOSPC);
+            }
+            from = Unit(to.0 + 1);
         }
-        let entry = Entry { unit, slot, mask };
-        self.establish(ti, old, &entry, Cause::Message).ok_or(EIO)?;
-        Ok(mask)
+        let _ = write!(out, "{marked} units marked");
+        Ok(())
+    }
+
+    fn restore_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
+        let (first, last) = self.units_of(range);
+        let mut freed = KVec::<Slot>::with_capacity(FREED_AT_ONCE, GFP_KERNEL)?;
+        let (mut restored, mut stay) = (0u64, 0u64);
+        let mut next = first;
+        let mut done = Ok(());
+        loop {
+            let mut found = None;
+            self.entries.visit(next, |e| {
+                found = Some(e.unit);
+                false
+            });
+            let unit = found.filter(|unit| *unit <= last);
+            if unit.is_none() || freed.len() == FREED_AT_ONCE {
+                // Bios that found the slots before they were the units' no more.
+                if !freed.is_empty() {
+                    self.sections.wait();
+                }
+                self.store
+                    .with_slots(|s| freed.iter().for_each(|slot| s.release(*slot)));
+                freed.clear();
+            }
+            let Some(unit) = unit.filter(|_| done.is_ok()) else {
+                break;
+            };
+            if self.is_interrupted(was_suspended) {
+                done = Err(EINTR);
+                next = Unit(u64::MAX);
+                continue;
+            }
+            match self.restore(unit) {
+                Restored::Healthy => (),
+                Restored::Freed(slot) => {
+                    restored += 1;
+                    let _ = freed.push_within_capacity(slot);
+                }
+                Restored::Stays => stay += 1,
+            }
+            next = Unit(unit.0 + 1);
+        }
+        let _ = write!(out, "{restored} units restored, {stay} units stay");
+        done
+    }
+
+    fn check(&self, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
+        let found = self.store.check(
+            &self.entries,
+            || self.is_interrupted(was_suspended),
+            |unit| {
+                let _guard = self.units.lock(unit);
+                let entry = self.entries.get(unit);
+                // Under the unit's lock nothing is on its way to the table that memory does not have.
+                entry.is_some_and(|e| {
+                    !self.store.has_record(&e)
+                        && self.store.commit(&[self.update_of(&e, Cause::Message)])
+                })
+            },
+        )?;
+        let _ = write!(
+            out,
+            "{} blocks: {} stale, {} damaged, {} repaired",
+            found.blocks, found.stale, found.damaged, found.repaired
+        );
+        Ok(())
     }
 }

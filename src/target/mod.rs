@@ -5,6 +5,9 @@
 //! - [`entries`]: the table in memory, read by `map` under RCU;
 //! - [`store`]: the metadata on the spare;
 //! - [`recover`]: failed bios and writes that need new mask bits, in process context;
+//! - [`relocate`]: whole units on the move;
+//! - [`vitals`]: whether main answers at all;
+//! - [`settings`]: the features that can be changed;
 //! - [`messages`]: `dmsetup message`;
 //! - [`units`]: one change at a time to a unit.
 //!
@@ -19,21 +22,25 @@ mod counter;
 mod entries;
 mod messages;
 mod recover;
+mod relocate;
+mod settings;
 mod store;
 #[cfg(CONFIG_KUNIT)]
 mod tests;
 mod units;
+mod vitals;
 
 use crate::dm::{
-    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, MapBio, Mapped, NoIo, Op,
-    Queue, Refused, Setup, Status, Stop, Target, TargetInfo, TextWriter,
+    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, MapBio, Mapped,
+    NoIo, Op, Queue, Refused, Sections, Setup, Status, Stop, Target, TargetHandle, TargetInfo,
+    TextWriter,
 };
 use crate::engine::{
-    args::{BadOn, Features, PendingReads, TableLine},
+    args::{BadOn, PendingReads, TableLine},
     format::Cause,
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
     route::{first_part, Cut, Place},
-    Unit,
+    Slot, Unit,
 };
 use core::fmt::Write;
 use counter::Counter;
@@ -45,10 +52,14 @@ use kernel::{
         atomic::{Acquire, Atomic, Full, Relaxed, Release},
         Arc, ArcBorrow, Mutex,
     },
+    time::{delay::fsleep, Delta},
     workqueue::{impl_has_work, new_work, Work, WorkItem},
 };
+use relocate::Mover;
+use settings::Settings;
 use store::Store;
 use units::UnitLocks;
+use vitals::Vitals;
 
 /// Bios by what became of them; each counts once.
 struct Counters {
@@ -60,10 +71,22 @@ struct Counters {
     writes_redirected: Counter,
 }
 
+impl Counters {
+    fn clear(&self) {
+        self.read_errors.clear();
+        self.write_errors.clear();
+        self.reads_recovered.clear();
+        self.writes_recovered.clear();
+        self.reads_redirected.clear();
+        self.writes_redirected.clear();
+    }
+}
+
 /// What the target can do at the moment; the order is that of precedence.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Readonly,
+    Tripped,
     Degraded,
     Full,
     Active,
@@ -73,6 +96,7 @@ impl Mode {
     fn name(self) -> &'static str {
         match self {
             Self::Readonly => "readonly",
+            Self::Tripped => "tripped",
             Self::Degraded => "degraded",
             Self::Full => "full",
             Self::Active => "active",
@@ -85,23 +109,40 @@ impl Mode {
 /// Fields are dropped in this order: the queue, with all that may use the rest, first.
 #[pin_data]
 pub(crate) struct Remap {
-    /// Recovery of bios, and the lazy sync.
+    /// Recovery of bios, and the works below.
     queue: Queue,
     #[pin]
-    lazy_sync: Work<Remap>,
+    lazy_sync: Work<Remap, 0>,
+    #[pin]
+    background: Work<Remap, 1>,
+    #[pin]
+    watch: Work<Remap, 2>,
     #[pin]
     entries: Entries,
+    /// Bios on their way to or from slots.
+    #[pin]
+    sections: Sections,
     #[pin]
     store: Store,
     #[pin]
     units: UnitLocks,
-    /// Units with a pending entry that is not on the spare yet. Capacity [`MAX_LAZY`].
+    #[pin]
+    vitals: Vitals,
+    #[pin]
+    settings: Settings,
+    /// Units with a pending entry that is not on the spare yet. Capacity [`MAX_LISTED`].
     #[pin]
     lazy: Mutex<KVec<Unit>>,
-    /// Bios may come: from preresume to postsuspend. Held by what needs that they do not.
+    /// Units that main could hardly read, to be relocated in the background. Capacity [`MAX_LISTED`].
     #[pin]
-    active: Mutex<bool>,
-    /// No lazy sync is to be queued: from presuspend to resume.
+    marginal: Mutex<KVec<Unit>>,
+    /// Held by who copies a unit from or to main.
+    #[pin]
+    mover: Mutex<Mover>,
+    /// A block's room, held by who copies a slot.
+    #[pin]
+    slot_mover: Mutex<IoBuffer>,
+    /// No work but the recovery of bios is to be queued: from presuspend to resume.
     suspending: Atomic<bool>,
     /// The spare was opened and the entries loaded: from the first preresume on.
     loaded: Atomic<bool>,
@@ -110,21 +151,23 @@ pub(crate) struct Remap {
     main: Device,
     main_start: u64,
     geometry: Geometry,
-    features: Features,
     /// The larger logical block of both devices, in sectors.
     block: u32,
     writable: bool,
     /// The spare was blank when the table was loaded, and nothing speaks against formatting it.
     may_format: bool,
     counters: Counters,
+    ti: TargetHandle,
     _claim: Claim,
 }
 
 impl_has_work! {
-    impl HasWork<Self> for Remap { self.lazy_sync }
+    impl HasWork<Self, 0> for Remap { self.lazy_sync }
+    impl HasWork<Self, 1> for Remap { self.background }
+    impl HasWork<Self, 2> for Remap { self.watch }
 }
 
-impl WorkItem for Remap {
+impl WorkItem<0> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
@@ -132,13 +175,29 @@ impl WorkItem for Remap {
     }
 }
 
-/// Pending entries that may wait for the lazy sync; past that, unreadable sectors leave no trace.
-const MAX_LAZY: usize = 1024;
+impl WorkItem<1> for Remap {
+    type Pointer = Arc<Remap>;
+
+    fn run(this: Arc<Remap>) {
+        this.relocate_marginal();
+    }
+}
+
+impl WorkItem<2> for Remap {
+    type Pointer = Arc<Remap>;
+
+    fn run(this: Arc<Remap>) {
+        this.watch_main();
+    }
+}
+
+/// Units that may wait for the lazy sync or for being relocated; past that, none are added.
+const MAX_LISTED: usize = 1024;
 
 impl Remap {
     /// Whether `status` says that the sectors are bad, rather than the way to them.
     fn is_bad(&self, status: Status) -> bool {
-        match self.features.bad_on.unwrap_or(BadOn::Io) {
+        match self.settings.get().bad_on.unwrap_or(BadOn::Io) {
             BadOn::Media => status == Status::MEDIUM,
             BadOn::Io => {
                 matches!(status, Status::MEDIUM | Status::IOERR | Status::TARGET)
@@ -154,6 +213,8 @@ impl Remap {
     fn mode(&self) -> Mode {
         if !self.writable {
             Mode::Readonly
+        } else if self.is_tripped() {
+            Mode::Tripped
         } else if self.store.is_degraded() {
             Mode::Degraded
         } else if self.is_loaded() && self.store.with_slots(|s| s.free()) == 0 {
@@ -163,60 +224,86 @@ impl Remap {
         }
     }
 
+    fn is_tripped(&self) -> bool {
+        self.vitals.is_tripped()
+    }
+
+    /// The mapped device's name.
+    fn name(&self) -> &str {
+        self.ti.name().to_str().unwrap_or("?")
+    }
+
     /// Tells the administrator if the mode changed. Process context, may sleep.
-    fn report_mode(&self, ti: &TargetInfo) {
+    fn report_mode(&self) {
         let mode = self.mode();
         if self.reported.xchg(mode as u32, Full) != mode as u32 {
             if dm::log_allowed() {
-                pr_warn!("{}: mode is now {}\n", name_of(ti), mode.name());
+                pr_warn!("{}: mode is now {}\n", self.name(), mode.name());
             }
-            ti.event();
+            self.ti.event();
         }
     }
 
-    /// Sends a bio on its way that is a flush or may meet an entry.
+    /// Sends a bio on its way that is a flush or may meet an entry. `stamp` is older than what it finds.
     #[cold]
     #[inline(never)]
-    fn map_slowly(&self, mut bio: MapBio<'_>) -> Mapped {
+    fn map_slowly(&self, mut bio: MapBio<'_>, stamp: u64) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
         if count == 0 {
             return match bio.number() {
-                0 => bio.remap(&self.main, self.main_start),
-                _ => bio.remap(self.store.spare(), self.store.start()),
+                0 => bio.remap(&self.main, self.main_start, stamp),
+                _ => bio.remap(self.store.spare(), self.store.start(), stamp),
             };
         }
-        let entry = self.entries.first(sector, count);
         let op = bio.op();
         let cut = match op {
             Op::Read => Cut::AtMask,
             _ => Cut::AtUnit,
         };
-        let (length, place) = first_part(&self.geometry, sector, count, entry, cut);
+        let look_up = || {
+            let entry = self.entries.first(sector, count);
+            (entry, first_part(&self.geometry, sector, count, entry, cut))
+        };
+        let (_, (length, place)) = look_up();
+        if place == Place::Healthy {
+            if !bio.accept(length) {
+                return bio.complete(Status::IOERR);
+            }
+            return bio.remap(&self.main, self.main_start.wrapping_add(sector), stamp);
+        }
+        // As long as we are in the section, the slot that we find now stays the unit's.
+        let section = self.sections.enter();
+        let (entry, (length, place)) = look_up();
         if !bio.accept(length) {
+            self.sections.leave(section);
             return bio.complete(Status::IOERR);
         }
+        let is_held = entry.is_some_and(|e| e.held);
+        let redirected = match op {
+            Op::Read => Some(&self.counters.reads_redirected),
+            Op::Write | Op::WriteZeroes if !is_held => Some(&self.counters.writes_redirected),
+            _ => None,
+        };
+        if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
+            counter.add(1);
+            let sector = self.store.sector(sector);
+            return bio.remap_in(section, slot.0, self.store.spare(), sector, stamp);
+        }
+        self.sections.leave(section);
+        let sector = self.main_start.wrapping_add(sector);
         match (op, place) {
-            (_, Place::Healthy) => bio.remap(&self.main, self.main_start.wrapping_add(sector)),
+            (_, Place::Healthy) => bio.remap(&self.main, sector, stamp),
             // A discard is a hint. The slot stays the unit's: nothing may be discarded there.
             (Op::Discard, _) => bio.complete(Status::OK),
-            (Op::Read, Place::Relocated { sector }) => {
-                self.counters.reads_redirected.add(1);
-                bio.remap(self.store.spare(), self.store.sector(sector))
-            }
-            (Op::Write | Op::WriteZeroes, Place::Relocated { sector }) => {
-                self.counters.writes_redirected.add(1);
-                bio.remap(self.store.spare(), self.store.sector(sector))
-            }
-            (Op::Read, Place::Unset { mask: 0, .. })
-                if self.features.pending_reads == Some(PendingReads::Fail) =>
+            (Op::Read, Place::Lost) => bio.complete(Status::MEDIUM),
+            (Op::Read, Place::Unset { mask: 0 })
+                if self.settings.get().pending_reads == Some(PendingReads::Fail) =>
             {
                 bio.complete(Status::MEDIUM)
             }
-            (Op::Read, Place::Unset { .. }) => {
-                bio.remap(&self.main, self.main_start.wrapping_add(sector))
-            }
-            // New mask bits: committed before the bio completes, in process context.
-            (Op::Write | Op::WriteZeroes, Place::Unset { .. }) => {
+            (Op::Read, _) => bio.remap(&self.main, sector, stamp),
+            // New mask bits, or a unit on the move: in process context.
+            (Op::Write | Op::WriteZeroes, _) => {
                 if bio.is_nowait() {
                     return bio.complete(Status::AGAIN);
                 }
@@ -227,13 +314,40 @@ impl Remap {
         }
     }
 
+    /// Whether the sectors of a write that succeeded are still where it went.
+    fn stands(&self, bio: &EndBio<'_>, slot: Option<Slot>) -> bool {
+        let stamp = bio.stamp();
+        if stamp == self.entries.version.read() {
+            return true;
+        }
+        match slot {
+            Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
+            None => self.entries.is_on_main(stamp, bio.sector(), bio.sectors()),
+        }
+    }
+
+    /// Waits for main to answer again, or suspending to begin. May sleep.
+    fn watch_main(&self) {
+        let _noio = NoIo::enter();
+        while self.is_tripped() {
+            // A second, in small pieces: suspending waits for what we do.
+            for _ in 0..20 {
+                if self.suspending.load(Acquire) {
+                    return;
+                }
+                fsleep(Delta::from_millis(50));
+            }
+            self.rearm_if_main_answers();
+        }
+    }
+
     /// Remembers that `unit` has an entry that the spare does not know yet, and has it committed.
     fn commit_lazily(this: ArcBorrow<'_, Self>, unit: Unit) {
         // No room: the entry lasts until the next activation only.
         let _ = this.lazy.lock().push_within_capacity(unit);
         if !this.suspending.load(Acquire) {
             // Already queued is as good.
-            let _ = this.queue.enqueue(Arc::from(this));
+            let _ = this.queue.enqueue::<_, 0>(Arc::from(this));
         }
     }
 
@@ -246,7 +360,7 @@ impl Remap {
             };
             let _guard = self.units.lock(unit);
             let entry = self.entries.get(unit);
-            let done = entry.is_none_or(|e| self.commit_entry(&e, Cause::Read));
+            let done = entry.is_none_or(|e| self.store.commit(&[self.update_of(&e, Cause::Read)]));
             if !done {
                 // For the next sync, by a message or at the next suspend or resume.
                 let _ = self.lazy.lock().push_within_capacity(unit);
@@ -254,10 +368,6 @@ impl Remap {
             }
         }
     }
-}
-
-fn name_of(ti: &TargetInfo) -> &str {
-    ti.name().to_str().unwrap_or("?")
 }
 
 #[vtable]
@@ -368,18 +478,30 @@ impl Target for Remap {
             try_pin_init!(Remap {
                 queue: Queue::new(c"dm_remap", setup.info().name(), 0)?,
                 lazy_sync <- new_work!("dm_remap::lazy_sync"),
+                background <- new_work!("dm_remap::background"),
+                watch <- new_work!("dm_remap::watch"),
                 entries <- Entries::new(&geometry),
-                store <- Store::new(spare, line.spare_start, geometry),
+                sections <- Sections::new(),
+                store <- Store::new(spare, line.spare_start, geometry, block),
                 units <- UnitLocks::new(),
-                lazy <- new_mutex!(KVec::with_capacity(MAX_LAZY, GFP_KERNEL)?, "dm_remap::lazy"),
-                active <- new_mutex!(false, "dm_remap::active"),
+                vitals <- Vitals::new(block),
+                settings <- Settings::new(features),
+                lazy <- new_mutex!(KVec::with_capacity(MAX_LISTED, GFP_KERNEL)?, "dm_remap::lazy"),
+                marginal <- new_mutex!(
+                    KVec::with_capacity(MAX_LISTED, GFP_KERNEL)?,
+                    "dm_remap::marginal"
+                ),
+                mover <- new_mutex!(Mover::new(block)?, "dm_remap::mover"),
+                slot_mover <- new_mutex!(
+                    IoBuffer::new((block as usize) << 9)?,
+                    "dm_remap::slot_mover"
+                ),
                 suspending: Atomic::new(false),
                 loaded: Atomic::new(false),
                 reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
                 main,
                 main_start: line.main_start,
                 geometry,
-                features,
                 block,
                 writable,
                 may_format: found.is_none(),
@@ -391,6 +513,7 @@ impl Target for Remap {
                     reads_redirected: Counter::new(),
                     writes_redirected: Counter::new(),
                 },
+                ti: setup.handle(),
                 _claim: claim,
             }? Error),
             GFP_KERNEL,
@@ -406,47 +529,67 @@ impl Target for Remap {
     #[inline]
     fn map(this: ArcBorrow<'_, Self>, bio: MapBio<'_>) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
+        // Before the entries are looked at: see `entries`.
+        let stamp = this.entries.version.read();
         if this.entries.is_healthy(sector, count) {
-            return bio.remap(&this.main, this.main_start.wrapping_add(sector));
+            return bio.remap(&this.main, this.main_start.wrapping_add(sector), stamp);
         }
-        this.map_slowly(bio)
+        this.map_slowly(bio, stamp)
     }
 
-    fn end_io_error(this: ArcBorrow<'_, Self>, bio: EndBio<'_>) -> Ended {
-        let recoverable = match bio.op() {
-            Op::Write | Op::WriteZeroes => this.writable,
+    #[inline(always)]
+    fn is_settled(this: ArcBorrow<'_, Self>, stamp: u64) -> bool {
+        stamp == this.entries.version.read()
+    }
+
+    fn end_io(this: ArcBorrow<'_, Self>, mut bio: EndBio<'_>) -> Ended {
+        let slot = bio.section().map(|(section, slot)| {
+            this.sections.leave(section);
+            Slot(slot)
+        });
+        let is_write = matches!(bio.op(), Op::Write | Op::WriteZeroes);
+        let repeat = if bio.status().is_ok() {
+            is_write && !this.stands(&bio, slot)
+        } else {
             // Nobody waits for a readahead; the read that follows is worth the time.
-            Op::Read => !bio.is_readahead(),
-            _ => false,
+            let is_read = bio.op() == Op::Read && !bio.is_readahead();
+            (is_read || is_write && this.writable)
+                && this.is_bad(bio.status())
+                && (slot.is_some() || !this.is_tripped())
         };
-        if recoverable && this.is_bad(bio.status()) {
+        if repeat {
             bio.defer(&this.queue)
         } else {
             bio.pass_on()
         }
     }
 
-    fn process(this: ArcBorrow<'_, Self>, ti: &TargetInfo, bio: DeferredBio<'_>) {
-        Self::recover(this, ti, bio);
+    fn process(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
+        Self::recover(this, bio);
+        if this.is_tripped() && !this.suspending.load(Acquire) {
+            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
+        }
     }
 
     fn presuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         this.suspending.store(true, Release);
         // Not what bios wait for: those go on coming, and may need entries.
-        Queue::cancel(&Arc::from(this));
+        let this = Arc::from(this);
+        Queue::cancel::<_, 0>(&this);
+        Queue::cancel::<_, 1>(&this);
+        Queue::cancel::<_, 2>(&this);
     }
 
     fn presuspend_undo(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
         Self::resume(this, ti);
     }
 
-    fn postsuspend(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
-        *this.active.lock() = false;
+    fn postsuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         if this.is_loaded() && this.writable {
             // A lazy sync that runs has taken units off the list that it has yet to commit.
             this.queue.flush();
             this.sync_lazy();
-            this.report_mode(ti);
+            this.report_mode();
         }
     }
 
@@ -458,16 +601,22 @@ impl Target for Remap {
                 .activate(ti.name(), &this.entries, this.writable, this.may_format)?;
             this.loaded.store(true, Relaxed);
         }
-        *this.active.lock() = true;
         Ok(())
     }
 
-    fn resume(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
+    fn resume(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         this.suspending.store(false, Release);
+        // Already queued is as good.
         if !this.lazy.lock().is_empty() {
-            let _ = this.queue.enqueue(Arc::from(this));
+            let _ = this.queue.enqueue::<_, 0>(Arc::from(this));
         }
-        this.report_mode(ti);
+        if !this.marginal.lock().is_empty() {
+            let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
+        }
+        if this.is_tripped() {
+            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
+        }
+        this.report_mode();
     }
 
     fn status(this: ArcBorrow<'_, Self>, _ti: &TargetInfo, out: &mut TextWriter<'_>) {
@@ -476,7 +625,7 @@ impl Target for Remap {
         let c = &this.counters;
         let _ = write!(
             out,
-            "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} idle",
+            "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} {}",
             this.mode().name(),
             this.geometry.unit_sectors,
             used,
@@ -492,6 +641,11 @@ impl Target for Remap {
             c.writes_redirected.get(),
             this.store.commits.get(),
             this.store.errors.get(),
+            if this.marginal.lock().is_empty() {
+                "idle"
+            } else {
+                "relocating"
+            },
         );
     }
 
@@ -503,7 +657,7 @@ impl Target for Remap {
             this.main_start,
             this.store.spare().name(),
             this.store.start(),
-            this.features,
+            this.settings.get(),
         );
     }
 
@@ -529,7 +683,7 @@ impl Target for Remap {
         args: &Args,
         out: &mut TextWriter<'_>,
     ) -> Result {
-        this.obey(ti, args, out)
+        this.obey(ti.len(), args, out)
     }
 
     fn iterate_devices(

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bios in process context: those that failed, and writes that need new mask bits.
+//! Bios in process context: those that failed, writes that need new mask bits, and writes whose
+//! sectors moved while they were on their way.
 
-use super::{name_of, Remap};
-use crate::dm::{self, DeferredBio, NoIo, Op, Status, TargetInfo};
+use super::Remap;
+use crate::dm::{self, DeferredBio, NoIo, Op, Status};
 use crate::engine::{
     entries::Entry,
     format::{Cause, State, Update},
@@ -32,8 +33,8 @@ impl Part {
 }
 
 impl Remap {
-    /// Recovers `bio` or carries out a write that needs new mask bits, and completes it. May sleep.
-    pub(super) fn recover(this: ArcBorrow<'_, Self>, ti: &TargetInfo, bio: DeferredBio<'_>) {
+    /// Does what `bio` asks for, as far as that can be done, and completes it. May sleep.
+    pub(super) fn recover(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
         let _noio = NoIo::enter();
         let failed = !bio.status().is_ok();
         let c = &this.counters;
@@ -54,8 +55,8 @@ impl Remap {
                 bits,
             };
             let done = match bio.op() {
-                Op::Read => Self::read_part(this, ti, &bio, part),
-                _ => this.write_part(ti, &bio, part),
+                Op::Read => Self::read_part(this, &bio, part),
+                _ => this.write_part(&bio, part),
             };
             match (bio.op(), done) {
                 (_, Ok(())) => (),
@@ -72,7 +73,7 @@ impl Remap {
             recovered.add(u64::from(failed));
         }
         // Before the bio is complete: the target lives as long as it is not.
-        this.report_mode(ti);
+        this.report_mode();
         bio.complete(result.err().unwrap_or(Status::OK));
     }
 
@@ -109,55 +110,84 @@ impl Remap {
 
     /// Reads `part` of a failed read again, block by block.
     ///
-    /// Fails with a bad status if a block stays unreadable; its unit has an entry then.
+    /// Fails with a bad status if a block stays unreadable; its unit has an entry then, or another slot.
     fn read_part(
         this: ArcBorrow<'_, Self>,
-        ti: &TargetInfo,
         bio: &DeferredBio<'_>,
         part: Part,
     ) -> Result<(), Status> {
-        let mut lost = None;
+        let retries = this.settings.get().read_retries.unwrap_or(2);
+        let mut error = None;
+        let mut unreadable = 0;
+        // With one unit there is no doubt which one made the bio fail.
+        let mut marginal = part.count == bio.sectors();
         this.each_block(part, |skip, offset, count| {
             let mut last = bio.status();
-            for _ in 0..this.features.read_retries.unwrap_or(2) {
-                // Looked up each time: the block may be relocated in the meantime.
-                let bits = mask_of(offset, count);
-                let slot = this
-                    .entries
-                    .get(part.unit)
-                    .filter(|e| e.mask & bits == bits);
-                last = match slot {
-                    Some(entry) => {
-                        let sector = this.slot_sector(entry.slot, offset);
-                        bio.transfer(this.store.spare(), sector, skip, count)
-                    }
-                    None => {
-                        let sector = this.main_sector(part.unit, offset);
-                        bio.transfer(&this.main, sector, skip, count)
-                    }
-                };
+            for attempt in 0..retries {
+                last = this.read_block(bio, part.unit, skip, offset, count);
                 if last.is_ok() {
+                    marginal |= attempt > 0;
                     return Ok(());
                 }
                 if !this.is_bad(last) {
                     return Err(last);
                 }
             }
-            lost = Some(last);
+            error = Some(last);
+            unreadable |= mask_of(offset, count);
             Ok(())
         })?;
-        let Some(status) = lost else {
+        let entry = this.entries.get(part.unit);
+        let in_slot = entry.map_or(0, |e| e.mask);
+        let Some(error) = error else {
+            if marginal && part.bits & !in_slot != 0 {
+                Self::relocate_later(this, part.unit);
+            }
             return Ok(());
         };
-        if this.features.read_retries != Some(0) {
-            Self::note_unreadable(this, ti, part.unit);
+        // Without a retry it is not known which blocks are bad.
+        if retries > 0 {
+            if unreadable & in_slot != 0 {
+                this.slot_unreadable(part.unit, unreadable);
+            }
+            if unreadable & !in_slot != 0 {
+                Self::note_unreadable(this, part.unit);
+            }
         }
-        Err(status)
+        Err(error)
+    }
+
+    /// Reads one block of `unit` from where it is: looked up each time, as it may move.
+    fn read_block(
+        &self,
+        bio: &DeferredBio<'_>,
+        unit: Unit,
+        skip: u32,
+        offset: u32,
+        count: u32,
+    ) -> Status {
+        let bits = mask_of(offset, count);
+        // The slot stays the unit's while we are in the section.
+        self.sections.within(|| match self.entries.get(unit) {
+            Some(e) if e.mask & bits == bits => {
+                let sector = self.slot_sector(e.slot, offset);
+                bio.transfer(self.store.spare(), sector, skip, count)
+            }
+            Some(e) if e.lost & bits != 0 => Status::MEDIUM,
+            _ => {
+                let sector = self.main_sector(unit, offset);
+                let status = bio.transfer(&self.main, sector, skip, count);
+                if status.is_ok() {
+                    self.vitals.worked(bio.sector() + u64::from(skip));
+                }
+                status
+            }
+        })
     }
 
     /// Makes a pending entry for `unit` unless it has one, to be committed lazily.
-    fn note_unreadable(this: ArcBorrow<'_, Self>, ti: &TargetInfo, unit: Unit) {
-        if !this.writable {
+    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) {
+        if !this.writable || this.entries.get(unit).is_some() || !this.main_answers(unit) {
             return;
         }
         let _guard = this.units.lock(unit);
@@ -167,89 +197,112 @@ impl Remap {
         let Some(slot) = this.new_slot() else {
             return;
         };
-        let entry = Entry {
-            unit,
-            slot,
-            mask: 0,
-        };
+        let entry = Entry::new(unit, slot, 0);
         this.entries.set(unit, Some(&entry));
-        this.report_entry(ti, &entry);
+        this.report_entry(&entry, "pending");
         Self::commit_lazily(this, unit);
     }
 
     // ---- Writes
 
-    /// Writes `part`: to main what main takes, to the unit's slot what it does not.
-    fn write_part(&self, ti: &TargetInfo, bio: &DeferredBio<'_>, part: Part) -> Result<(), Status> {
-        let mut bits = part.bits;
-        let mut status = bio.status();
-        if self.entries.get(part.unit).is_none() {
-            // Without the unit's lock: a drive may take its time to fail.
-            bits = 0;
-            self.each_block(part, |skip, offset, count| {
-                let sector = self.main_sector(part.unit, offset);
-                let again = bio.transfer(&self.main, sector, skip, count);
-                if !again.is_ok() {
-                    if !self.is_bad(again) {
-                        return Err(again);
-                    }
-                    bits |= mask_of(offset, count);
-                    status = again;
+    /// Writes `part`: to main what main takes, to the unit's slot what it does not, and all of it there
+    /// if the unit has one.
+    fn write_part(&self, bio: &DeferredBio<'_>, part: Part) -> Result<(), Status> {
+        let _guard = self.units.lock(part.unit);
+        if let Some(entry) = self.entries.get(part.unit) {
+            // A bio that was never submitted has no error of main's to give.
+            let error = bio.status().check().err().unwrap_or(Status::MEDIUM);
+            return self.write_to_slot(bio, part, entry, error);
+        }
+        let (mut bits, mut error) = (0, Status::IOERR);
+        self.each_block(part, |skip, offset, count| {
+            let sector = self.main_sector(part.unit, offset);
+            let status = bio.transfer(&self.main, sector, skip, count);
+            if status.is_ok() {
+                self.vitals.worked(bio.sector() + u64::from(skip));
+            } else {
+                if !self.is_bad(status) {
+                    return Err(status);
                 }
-                Ok(())
-            })?;
-            if bits == 0 {
-                return Ok(());
+                bits |= mask_of(offset, count);
+                error = status;
             }
+            Ok(())
+        })?;
+        if bits == 0 {
+            return Ok(());
         }
-        if status.is_ok() {
-            // Never submitted: there is no error of main's to give.
-            status = Status::MEDIUM;
+        if !self.main_answers(part.unit) {
+            return Err(error);
         }
-        self.write_to_slot(ti, bio, part, bits, status)
+        self.write_to_new_slot(bio, part, bits, error)
     }
 
-    /// Writes the sectors `bits` of `part` to the unit's slot, a new one if need be, and makes the
-    /// entry say so: spare data first, then the commit, then what `map` sees.
-    ///
-    /// Fails with `error` if there is no slot or no commit; the entry is as it was then.
-    fn write_to_slot(
+    /// Writes the sectors `bits` of `part` to a new slot and makes an entry that says so: spare data
+    /// first, then the commit, then what `map` sees. Fails with `error` if there is no slot or no commit.
+    fn write_to_new_slot(
         &self,
-        ti: &TargetInfo,
         bio: &DeferredBio<'_>,
         part: Part,
         bits: u64,
         error: Status,
     ) -> Result<(), Status> {
-        let _guard = self.units.lock(part.unit);
-        let mut old = self.entries.get(part.unit);
-        let mask = old.map_or(0, |e| e.mask);
         loop {
-            let slot = old.map(|e| e.slot).or_else(|| self.new_slot());
-            let slot = slot.ok_or(error)?;
+            let slot = self.new_slot().ok_or(error)?;
             match self.write_runs(bio, part, bits, slot) {
                 Ok(()) => {
-                    let entry = Entry {
-                        unit: part.unit,
-                        slot,
-                        mask: mask | bits,
-                    };
-                    return self.establish(ti, old, &entry, Cause::Write).ok_or(error);
+                    let entry = Entry::new(part.unit, slot, bits);
+                    let done = self.establish(None, &entry, Cause::Write);
+                    return if done { Ok(()) } else { Err(error) };
                 }
                 // Nothing is in the slot yet: another one does as well.
-                Err(status) if mask == 0 && self.is_bad(status) && self.retire(slot) => {
-                    if old.take().is_some() {
-                        self.entries.set(part.unit, None);
-                    }
-                }
+                Err(status) if self.is_bad(status) && self.retire(slot) => (),
                 Err(status) => {
-                    if old.is_none() {
-                        self.store.with_slots(|s| s.release(slot));
-                    }
+                    self.store.with_slots(|s| s.release(slot));
                     // A slot's error says nothing of the sectors that the bio is for.
                     return Err(if self.is_bad(status) { error } else { status });
                 }
             }
+        }
+    }
+
+    /// Writes all of `part` to the slot of `old`, or another one if its medium fails. As above.
+    fn write_to_slot(
+        &self,
+        bio: &DeferredBio<'_>,
+        part: Part,
+        old: Entry,
+        error: Status,
+    ) -> Result<(), Status> {
+        match self.write_runs(bio, part, part.bits, old.slot) {
+            Ok(()) => {
+                let new = Entry {
+                    mask: old.mask | part.bits,
+                    lost: old.lost & !part.bits,
+                    held: false,
+                    ..old
+                };
+                // If the table says so already, there is nothing to commit.
+                let done = old == new || self.establish(Some(old), &new, Cause::Write);
+                if done {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            }
+            Err(status) if self.is_bad(status) => {
+                let write = |slot| self.write_runs(bio, part, part.bits, slot);
+                if self.move_slot(old, part.bits, write) {
+                    return Ok(());
+                }
+                if old.mask | old.lost == 0 && self.retire(old.slot) {
+                    // No slot is free beside it, but nothing has to move either.
+                    self.entries.set(part.unit, None);
+                    return self.write_to_new_slot(bio, part, part.bits, error);
+                }
+                Err(error)
+            }
+            Err(status) => Err(status),
         }
     }
 
@@ -259,6 +312,14 @@ impl Remap {
             return None;
         }
         self.store.with_slots(|s| s.allocate())
+    }
+
+    /// As [`Remap::new_slot`], with its record in the same table block as that of `slot`.
+    pub(super) fn new_slot_beside(&self, slot: Slot) -> Option<Slot> {
+        if !self.store.is_ready() {
+            return None;
+        }
+        self.store.with_slots(|s| s.allocate_beside(slot))
     }
 
     /// Writes the sectors `bits` of `part` to `slot`, run by run.
@@ -282,67 +343,64 @@ impl Remap {
         Ok(())
     }
 
+    // ---- Records
+
     /// Records that the medium of `slot`, which holds no data, failed.
     ///
     /// `false`: that could not be recorded, as when it is the whole spare that fails.
-    fn retire(&self, slot: Slot) -> bool {
-        let recorded = self.store.commit(Update {
+    pub(super) fn retire(&self, slot: Slot) -> bool {
+        let recorded = self.store.commit(&[Update {
             slot,
-            state: State::Bad,
+            state: State::BAD,
             cause: Cause::Write,
-        });
+        }]);
         if recorded {
             self.store.with_slots(|s| s.retire(slot));
         }
         recorded
     }
 
-    /// Makes what the entry of a unit says durable.
-    pub(super) fn commit_entry(&self, entry: &Entry, cause: Cause) -> bool {
-        self.store.commit(Update {
+    /// What the record of an entry's slot has to say.
+    pub(super) fn update_of(&self, entry: &Entry, cause: Cause) -> Update {
+        Update {
             slot: entry.slot,
             state: State::Entry {
                 unit: entry.unit,
                 mask: entry.mask,
             },
             cause,
-        })
+        }
     }
 
-    /// Commits `entry`, whose slot has its data, and shows it to `map`. The caller has the unit's lock.
+    /// Commits `new`, whose slot has its data, and shows it to `map`. The caller has the unit's lock.
     ///
-    /// `None`: not committed; `old` stays in force.
-    pub(super) fn establish(
-        &self,
-        ti: &TargetInfo,
-        old: Option<Entry>,
-        entry: &Entry,
-        cause: Cause,
-    ) -> Option<()> {
-        // The slot has the data already: nothing to say to the table.
-        if old == Some(*entry) && entry.mask != 0 {
-            return Some(());
+    /// `false`: not committed. `old` stays, or a pending entry comes into force: as a replica may say
+    /// what `new` does, no write to the unit may go by without a commit.
+    pub(super) fn establish(&self, old: Option<Entry>, new: &Entry, cause: Cause) -> bool {
+        let done = self.store.commit(&[self.update_of(new, cause)]);
+        let pending = Entry::new(new.unit, new.slot, 0);
+        let stays = old.unwrap_or(pending);
+        let entry = if done { new } else { &stays };
+        self.entries.set(new.unit, Some(entry));
+        if old.is_none_or(|old| old.mask == 0 && entry.mask != 0) {
+            self.report_entry(
+                entry,
+                if entry.mask == 0 {
+                    "pending"
+                } else {
+                    "relocated"
+                },
+            );
         }
-        // Not committed: a new slot stays taken until the next activation, as a replica may name it.
-        self.commit_entry(entry, cause).then_some(())?;
-        self.entries.set(entry.unit, Some(entry));
-        if old.is_none_or(|old| old.mask == 0) {
-            self.report_entry(ti, entry);
-        }
-        Some(())
+        done
     }
 
-    /// Tells the administrator of a new entry.
-    fn report_entry(&self, ti: &TargetInfo, entry: &Entry) {
+    /// Tells the administrator what became of the unit of an entry.
+    pub(super) fn report_entry(&self, entry: &Entry, what: &str) {
         if dm::log_allowed() {
-            let what = if entry.mask == 0 {
-                "pending"
-            } else {
-                "relocated"
-            };
             let sector = self.geometry.unit_start(entry.unit);
-            pr_warn!("{}: sector {}: {}\n", name_of(ti), sector, what);
+            pr_warn!("{}: sector {}: {}\n", self.name(), sector, what);
         }
-        ti.event();
+        self.ti.event();
     }
 }

@@ -14,9 +14,9 @@
 use super::{counter::Counter, entries::Entries};
 use crate::dm::{self, Device, IoBuffer, Status};
 use crate::engine::{
-    entries::{sort_by_unit, Entry},
-    format::{self, Block, Fault, State, Superblock, Update, Uuid},
-    geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
+    entries::{lost_of, sort_by_unit, Entry, Loss},
+    format::{self, Block, Cause, Fault, State, Superblock, Update, Uuid},
+    geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
     slots::SlotMap,
     Refusal, Slot, Unit,
 };
@@ -31,6 +31,8 @@ use kernel::{
 
 /// Requests that may wait at a time; more wait until there is room.
 const MAX_REQUESTS: usize = 1024;
+/// Updates that [`Store::commit`] takes at a time.
+pub(super) const MAX_UPDATES: usize = RECORDS_PER_BLOCK as usize;
 /// Blocks read or written at once when all of the table is: 64 KiB.
 const CHUNK: u64 = 16;
 
@@ -58,6 +60,8 @@ struct Requests {
 
 struct Disk {
     uuid: Uuid,
+    /// What both superblocks say.
+    superblock: Option<Superblock>,
     /// The table block in `block`, as it is on the spare unless `stuck`.
     loaded: Option<u64>,
     /// Of each table block, the generation that was read or written last. A replica with a lower
@@ -87,6 +91,8 @@ pub(super) struct Store {
     spare: Device,
     start: u64,
     geometry: Geometry,
+    /// The larger logical block of both devices, in sectors.
+    block: u32,
     #[pin]
     slots: Mutex<SlotMap<KVVec<u64>>>,
     #[pin]
@@ -133,12 +139,20 @@ impl Disk {
 impl Store {
     /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
     /// writes nothing yet.
-    pub(super) fn new(spare: Device, start: u64, geometry: Geometry) -> impl PinInit<Self, Error> {
+    ///
+    /// `block`: the larger logical block of both devices, in sectors.
+    pub(super) fn new(
+        spare: Device,
+        start: u64,
+        geometry: Geometry,
+        block: u32,
+    ) -> impl PinInit<Self, Error> {
         let slots = Self::no_slots(&geometry);
         try_pin_init!(Self {
             spare,
             start,
             geometry,
+            block,
             slots <- new_mutex!(slots?, "dm_remap::slots"),
             requests <- new_mutex!(
                 Requests {
@@ -151,6 +165,7 @@ impl Store {
             disk <- new_mutex!(
                 Disk {
                     uuid: [0; 16],
+                    superblock: None,
                     loaded: None,
                     generations: KVVec::from_elem(
                         0,
@@ -276,13 +291,16 @@ impl Store {
             }
             None => {
                 self.format(name)?;
-                entries.load(&[])
+                entries.load(&[], &[])
             }
             Some(found) if found.superblock.geometry != *g => Err(refuse(
                 c"Spare was formatted anew since the table was loaded",
             )),
             Some(found) => {
-                self.disk.lock().uuid = found.superblock.uuid;
+                let mut disk = self.disk.lock();
+                disk.uuid = found.superblock.uuid;
+                disk.superblock = Some(found.superblock.clone());
+                drop(disk);
                 self.load(name, entries, writable)?;
                 if writable {
                     self.repair_superblocks(name, found);
@@ -338,6 +356,7 @@ impl Store {
                 .write(sector, BLOCK, &mut disk.block, true)
                 .map_err(fail)?;
         }
+        disk.superblock = Some(superblock);
         pr_info!(
             "{}: formatted the spare: {} slots of {} sectors\n",
             name.to_str().unwrap_or("?"),
@@ -380,6 +399,7 @@ impl Store {
         let name = name.to_str().unwrap_or("?");
         let mut slots = Self::no_slots(g)?;
         let mut list = KVVec::<Entry>::new();
+        let mut losses = KVVec::<Loss>::new();
         let mut chunks = KVec::with_capacity(g.areas().len(), GFP_KERNEL)?;
         for _ in g.areas() {
             chunks.push(IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?, GFP_KERNEL)?;
@@ -417,12 +437,24 @@ impl Store {
                     };
                     match state {
                         State::Free => (),
-                        State::Bad => {
+                        State::Bad { unit, lost } => {
                             slots.set_bad(slot);
+                            if lost != 0 {
+                                let mask = lost;
+                                losses.push(Loss { unit, mask, slot }, GFP_KERNEL)?;
+                            }
                         }
                         State::Entry { unit, mask } => {
+                            if !self.is_whole_blocks(mask, unit) {
+                                pr_err!(
+                                    "{name}: unit {}: relocated in parts of a logical block of \
+                                     these devices\n",
+                                    unit.0
+                                );
+                                return Err(EINVAL);
+                            }
                             slots.take(slot);
-                            list.push(Entry { unit, slot, mask }, GFP_KERNEL)?;
+                            list.push(Entry::new(unit, slot, mask), GFP_KERNEL)?;
                         }
                     }
                 }
@@ -448,10 +480,36 @@ impl Store {
             pr_err!("{name}: unit {unit} has two slots, {a} and {b}\n");
             return Err(EINVAL);
         }
-        entries.load(&list)?;
+        for entry in list.iter_mut() {
+            entry.lost = lost_of(&losses, entry.unit) & !entry.mask;
+        }
+        let orphan = losses
+            .iter()
+            .find(|l| list.binary_search_by_key(&l.unit, |e| e.unit).is_err());
+        if let Some(loss) = orphan {
+            let Unit(unit) = loss.unit;
+            pr_err!("{name}: unit {unit} has lost sectors and no entry\n");
+            return Err(EINVAL);
+        }
+        entries.load(&list, &losses)?;
         *self.slots.lock() = slots;
         self.degraded.store(false, Relaxed);
         Ok(())
+    }
+
+    /// Whether `mask` has all or nothing of each logical block of `unit`.
+    fn is_whole_blocks(&self, mask: u64, unit: Unit) -> bool {
+        let all = self.geometry.unit_mask(unit);
+        let mut left = mask;
+        while left != 0 {
+            let offset = left.trailing_zeros() & !(self.block - 1);
+            let block = mask_of(offset, self.block) & all;
+            if mask & block != block {
+                return false;
+            }
+            left &= !block;
+        }
+        true
     }
 
     /// Reads `count` blocks of replica `copy`; what cannot be read becomes zeroes.
@@ -513,35 +571,41 @@ impl Store {
         !self.is_degraded() || self.flush()
     }
 
-    /// Makes `update` durable. May sleep. All writes to the spare that completed before are durable too.
+    /// Makes `updates` (at most [`MAX_UPDATES`]) durable; those of one table block in one step. May
+    /// sleep. All writes to the spare that completed before are durable too.
     ///
-    /// `false`: it is not, as far as is known. A replica may have it all the same, until the block is
-    /// written again: a slot that it speaks of must not be given out before, for anything else.
-    pub(super) fn commit(&self, update: Update) -> bool {
-        let ticket = {
+    /// `false`: they are not, as far as is known. A replica may have them all the same, until the block
+    /// is written again: a slot that they speak of must not be given out before, for anything else.
+    pub(super) fn commit(&self, updates: &[Update]) -> bool {
+        let tickets = {
             let mut requests = self.requests.lock();
-            while requests.list.len() >= MAX_REQUESTS {
+            while requests.list.len() + updates.len() > MAX_REQUESTS {
                 self.room.wait(&mut requests);
             }
-            requests.last_ticket += 1;
-            let ticket = requests.last_ticket;
-            let request = Request {
-                ticket,
-                update,
-                progress: Progress::Waiting,
-            };
-            if requests.list.push_within_capacity(request).is_err() {
-                return false;
+            let first = requests.last_ticket + 1;
+            for update in updates {
+                requests.last_ticket += 1;
+                let request = Request {
+                    ticket: requests.last_ticket,
+                    update: *update,
+                    progress: Progress::Waiting,
+                };
+                // There is room, as was made sure.
+                let _ = requests.list.push_within_capacity(request);
             }
-            ticket
+            first..=requests.last_ticket
         };
         self.flush();
         let mut requests = self.requests.lock();
-        let at = requests.list.iter().position(|r| r.ticket == ticket);
-        let request = at.and_then(|at| requests.list.remove(at).ok());
-        self.room.notify_one();
         // Whoever held `disk` before us, or we, wrote all that was on the list by then.
-        request.is_some_and(|r| r.progress == Progress::Done(true))
+        let mut done = 0;
+        requests.list.retain(|r| {
+            let ours = tickets.contains(&r.ticket);
+            done += usize::from(ours && r.progress == Progress::Done(true));
+            !ours
+        });
+        self.room.notify_all();
+        done == updates.len()
     }
 
     /// Writes what waits, and a block that could not be written before. May sleep.
@@ -655,6 +719,227 @@ impl Store {
             core::mem::swap(&mut disk.block, &mut disk.other);
         }
         written > 0
+    }
+
+    // ---- Checking
+
+    /// Whether the spare answers a read into `buffer`, of a logical block. May sleep.
+    pub(super) fn answers(&self, buffer: &mut IoBuffer) -> bool {
+        [0, 1].iter().any(|copy| {
+            let sector = self.sector(self.geometry.superblock_sector(*copy));
+            self.spare.read(sector, self.block, buffer).is_ok()
+        })
+    }
+
+    /// Reads all replicas of all blocks, and rewrites those that are not what they should be. May
+    /// sleep. Then calls `recheck` for each unit whose record is not what memory has.
+    ///
+    /// Stops early when `stop` says so.
+    pub(super) fn check(
+        &self,
+        entries: &Entries,
+        stop: impl Fn() -> bool,
+        mut recheck: impl FnMut(Unit) -> bool,
+    ) -> Result<Checked> {
+        let g = &self.geometry;
+        let mut found = Checked::default();
+        let mut doubtful = KVec::<Slot>::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
+        self.check_superblocks(&mut found);
+        for number in 0..g.table_blocks {
+            if stop() {
+                return Err(EINTR);
+            }
+            doubtful.clear();
+            {
+                let mut disk = self.disk.lock();
+                self.check_block(&mut disk, number, entries, &mut found);
+                self.compare_records(&mut disk, number, entries, &mut doubtful);
+            }
+            for slot in &doubtful {
+                // A slot that is taken, and no unit's, is one whose commit failed.
+                let mut unit = None;
+                entries.visit(Unit(0), |e| {
+                    unit = (e.slot == *slot).then_some(e.unit);
+                    unit.is_none()
+                });
+                if unit.is_some_and(&mut recheck) {
+                    found.stale += 1;
+                    found.repaired += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn check_superblocks(&self, found: &mut Checked) {
+        let mut disk = self.disk.lock();
+        let Some(superblock) = disk.superblock.clone() else {
+            return;
+        };
+        disk.loaded = None;
+        for copy in [0, 1] {
+            let sector = self.sector(self.geometry.superblock_sector(copy));
+            let Ok(block) = disk.block() else { return };
+            superblock.write(block, copy, dm::crc32c);
+            let disk = &mut *disk;
+            let read = self.spare.read(sector, BLOCK, &mut disk.other);
+            found.blocks += 1;
+            if read.is_ok() && disk.other.bytes() == disk.block.bytes() {
+                continue;
+            }
+            let known =
+                as_block(disk.other.bytes(), 0).map(|b| Superblock::read(b, copy, dm::crc32c));
+            let same = matches!(known, Some(Ok(s)) if s.uuid == superblock.uuid);
+            found.note(read.is_ok() && same);
+            self.rewrite(sector, &mut disk.block, found);
+        }
+    }
+
+    fn rewrite(&self, sector: u64, block: &mut IoBuffer, found: &mut Checked) {
+        match self.spare.write(sector, BLOCK, block, true) {
+            Ok(()) => found.repaired += 1,
+            Err(_) => self.errors.add(1),
+        }
+    }
+
+    /// Makes all replicas of table block `number` the newest one, or what memory has if there is none.
+    fn check_block(&self, disk: &mut Disk, number: u64, entries: &Entries, found: &mut Checked) {
+        if disk.stuck.is_some() {
+            // Nothing else may be written before that is.
+            let stuck = disk.stuck.unwrap_or(number);
+            if !self.update_block(disk, stuck, &[]) {
+                found.blocks += self.geometry.areas().len() as u64;
+                return;
+            }
+        }
+        let loaded = self.load_block(disk, number);
+        for copy in 0..self.geometry.areas().len() {
+            let sector = self.sector(self.geometry.table_sector(copy, number));
+            found.blocks += 1;
+            let read = self.spare.read(sector, BLOCK, &mut disk.other).is_ok();
+            if read && loaded && disk.other.bytes() == disk.block.bytes() {
+                continue;
+            }
+            let other = as_block(disk.other.bytes(), 0).filter(|_| read);
+            let valid = other.is_some_and(|b| {
+                format::table_generation(b, &disk.uuid, number, dm::crc32c).is_ok()
+            });
+            found.note(valid);
+            if loaded {
+                self.rewrite(sector, &mut disk.block, found);
+            }
+        }
+        if !loaded && self.rebuild(disk, number, entries) {
+            found.repaired += self.geometry.areas().len() as u64;
+        }
+    }
+
+    /// Writes table block `number`, of which no replica is left, as memory has it.
+    fn rebuild(&self, disk: &mut Disk, number: u64, entries: &Entries) -> bool {
+        let uuid = disk.uuid;
+        let Ok(block) = disk.block() else {
+            return false;
+        };
+        format::blank_table_block(block, &uuid, number, dm::crc32c);
+        let now = dm::unix_seconds();
+        let mut put = |slot, state| {
+            let (of, index) = self.geometry.record_of(slot);
+            if of == number {
+                let cause = Cause::Message;
+                format::set_record(block, index, &Update { slot, state, cause }, now);
+            }
+        };
+        // Whatever is taken and no entry's is bad, or not known to be good.
+        let mut slots = self.slots.lock();
+        for index in 0..RECORDS_PER_BLOCK {
+            if let Some(slot) = self.geometry.slot_at(number, index) {
+                if slots.is_taken(slot) && !self.geometry.is_reserved(slot) {
+                    put(slot, State::BAD);
+                }
+            }
+        }
+        drop(slots);
+        entries.visit_losses(|l| {
+            let (unit, lost) = (l.unit, l.mask);
+            put(l.slot, State::Bad { unit, lost });
+        });
+        entries.visit(Unit(0), |e| {
+            let (unit, mask) = (e.unit, e.mask);
+            put(e.slot, State::Entry { unit, mask });
+            true
+        });
+        disk.loaded = Some(number);
+        self.update_block(disk, number, &[])
+    }
+
+    /// Adds the slots to `doubtful` whose records in block `number` are not what memory has.
+    fn compare_records(
+        &self,
+        disk: &mut Disk,
+        number: u64,
+        entries: &Entries,
+        doubtful: &mut KVec<Slot>,
+    ) {
+        if !self.load_block(disk, number) {
+            return;
+        }
+        let Some(block) = as_block(disk.block.bytes(), 0) else {
+            return;
+        };
+        for index in 0..RECORDS_PER_BLOCK {
+            let Some(slot) = self.geometry.slot_at(number, index) else {
+                continue;
+            };
+            let right = match format::record(block, number, index as usize, &self.geometry) {
+                Ok(State::Entry { unit, mask }) => entries
+                    .get(unit)
+                    .is_some_and(|e| e.slot == slot && e.mask == mask),
+                Ok(State::Free) => {
+                    self.geometry.is_reserved(slot) || !self.with_slots(|s| s.is_taken(slot))
+                }
+                Ok(State::Bad { .. }) => true,
+                Err(_) => false,
+            };
+            if !right {
+                let _ = doubtful.push_within_capacity(slot);
+            }
+        }
+    }
+
+    /// Whether the record of `slot` says what memory has for `entry`. May sleep.
+    pub(super) fn has_record(&self, entry: &Entry) -> bool {
+        let (number, index) = self.geometry.record_of(entry.slot);
+        let mut disk = self.disk.lock();
+        if !self.load_block(&mut disk, number) {
+            return false;
+        }
+        let block = as_block(disk.block.bytes(), 0);
+        let state = block.map(|b| format::record(b, number, index, &self.geometry));
+        let (unit, mask) = (entry.unit, entry.mask);
+        state == Some(Ok(State::Entry { unit, mask }))
+    }
+}
+
+/// What [`Store::check`] found.
+#[derive(Default)]
+pub(super) struct Checked {
+    /// Replicas and superblocks looked at.
+    pub(super) blocks: u64,
+    /// Sound, and not the newest, or not what memory has.
+    pub(super) stale: u64,
+    /// Unreadable or not valid.
+    pub(super) damaged: u64,
+    /// Rewritten.
+    pub(super) repaired: u64,
+}
+
+impl Checked {
+    fn note(&mut self, sound: bool) {
+        if sound {
+            self.stale += 1;
+        } else {
+            self.damaged += 1;
+        }
     }
 }
 

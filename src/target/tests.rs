@@ -8,7 +8,7 @@ use crate::engine::{
     entries::Entry,
     format::{self, Cause, State, Superblock, Update},
     geometry::{Geometry, BLOCK_SIZE},
-    message::Message,
+    message::{Message, Range},
     route::{first_part, Cut, Place},
     Slot, Unit,
 };
@@ -25,11 +25,7 @@ mod entries_tests {
     }
 
     fn entry(unit: u64) -> Entry {
-        Entry {
-            unit: Unit(unit),
-            slot: Slot((unit % 1000) as u32),
-            mask: unit & 0xff,
-        }
+        Entry::new(Unit(unit), Slot((unit % 1000) as u32), unit & 0xff)
     }
 
     #[test]
@@ -99,10 +95,10 @@ mod entries_tests {
         for n in 0..300u64 {
             list.push(entry(n * 100 + 1), GFP_KERNEL)?;
         }
-        entries.load(&list)?;
+        entries.load(&list, &[])?;
         assert!(entries.get(Unit(77)).is_none());
         assert!(list.iter().all(|e| entries.get(e.unit) == Some(*e)));
-        entries.load(&[])?;
+        entries.load(&[], &[])?;
         assert!(entries.first(0, 1 << 23).is_none());
         assert_eq!(entries.counts().relocated, 0);
         Ok(())
@@ -158,20 +154,20 @@ mod engine_tests {
     fn requests_are_split_at_entries_and_at_mask_bits() -> Result {
         let g = geometry()?;
         let entry = Entry {
-            unit: Unit(10),
-            slot: Slot(4),
-            mask: 0b0011_1100,
+            lost: 0b0000_0010,
+            ..Entry::new(Unit(10), Slot(4), 0b0011_1100)
         };
-        let held = |sector| Place::Relocated { sector };
-        let unset = Place::Unset {
+        let held = |sector| Place::Relocated {
             slot: Slot(4),
-            mask: entry.mask,
+            sector,
         };
+        let unset = Place::Unset { mask: entry.mask };
         let slot = g.slot_sector(Slot(4));
         let split = |sector, count, cut| first_part(&g, sector, count, Some(entry), cut);
         assert!(first_part(&g, 70, 100, None, Cut::AtMask) == (100, Place::Healthy));
         assert!(split(70, 100, Cut::AtMask) == (10, Place::Healthy));
-        assert!(split(80, 90, Cut::AtMask) == (2, unset));
+        assert!(split(80, 90, Cut::AtMask) == (1, unset));
+        assert!(split(81, 90, Cut::AtMask) == (1, Place::Lost));
         assert!(split(82, 88, Cut::AtMask) == (4, held(slot + 2)));
         assert!(split(83, 2, Cut::AtUnit) == (2, held(slot + 3)));
         assert!(split(84, 84, Cut::AtUnit) == (4, unset));
@@ -184,10 +180,10 @@ mod engine_tests {
     fn bad_messages_are_refused() {
         assert!(
             Message::parse(&[b"remap", b"5", b"3"], 8)
-                == Ok(Message::Remap {
+                == Ok(Message::Remap(Range {
                     sector: 5,
                     count: 3
-                })
+                }))
         );
         assert!(Message::parse(&[b"remap", b"5", b"4"], 8).is_err());
         assert!(Message::parse(&[b"no_such_thing"], 8).is_err());

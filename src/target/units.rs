@@ -9,22 +9,22 @@ use kernel::{
     sync::{CondVar, Mutex},
 };
 
-/// Units that may be changing at a time; more wait.
-const MAX_BUSY: usize = 1024;
+/// Locks that may be held at a time, more than the queue runs works; more wait.
+const MAX_BUSY: usize = 2048;
 
-/// Locks of single units.
+/// Locks of single units and of ranges of them.
 ///
 /// Whoever holds one may wait for I/O and for commits, neither of which takes one; nobody holds two.
 #[pin_data]
 pub(super) struct UnitLocks {
-    /// Capacity [`MAX_BUSY`], never grows.
+    /// The first and the last unit of each lock that is held. Capacity [`MAX_BUSY`], never grows.
     #[pin]
-    busy: Mutex<KVec<Unit>>,
+    busy: Mutex<KVec<(Unit, Unit)>>,
     #[pin]
     freed: CondVar,
 }
 
-/// The lock of one unit, until dropped.
+/// The lock of some units, until dropped.
 pub(super) struct UnitGuard<'a>(&'a UnitLocks, Unit);
 
 impl UnitLocks {
@@ -38,18 +38,25 @@ impl UnitLocks {
 
     /// Locks `unit`. May sleep.
     pub(super) fn lock(&self, unit: Unit) -> UnitGuard<'_> {
+        self.lock_range(unit, unit)
+    }
+
+    /// Locks the units from `first` to `last`. May sleep.
+    pub(super) fn lock_range(&self, first: Unit, last: Unit) -> UnitGuard<'_> {
         let mut busy = self.busy.lock();
-        while busy.contains(&unit) || busy.push_within_capacity(unit).is_err() {
+        while busy.iter().any(|(from, to)| *from <= last && first <= *to)
+            || busy.push_within_capacity((first, last)).is_err()
+        {
             self.freed.wait(&mut busy);
         }
-        UnitGuard(self, unit)
+        UnitGuard(self, first)
     }
 }
 
 impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
         let mut busy = self.0.busy.lock();
-        busy.retain(|unit| *unit != self.1);
+        busy.retain(|(first, _)| *first != self.1);
         self.0.freed.notify_all();
     }
 }
