@@ -543,10 +543,8 @@ impl Target for Remap {
     }
 
     fn end_io(this: ArcBorrow<'_, Self>, mut bio: EndBio<'_>) -> Ended {
-        let slot = bio.section().map(|(section, slot)| {
-            this.sections.leave(section);
-            Slot(slot)
-        });
+        let section = bio.section();
+        let slot = section.as_ref().map(|(_, slot)| Slot(*slot));
         let is_write = matches!(bio.op(), Op::Write | Op::WriteZeroes);
         let repeat = if bio.status().is_ok() {
             is_write && !this.stands(&bio, slot)
@@ -557,6 +555,10 @@ impl Target for Remap {
                 && this.is_bad(bio.status())
                 && (slot.is_some() || !this.is_tripped())
         };
+        // Until here the slot cannot have become another unit's, or this one's again.
+        if let Some((section, _)) = section {
+            this.sections.leave(section);
+        }
         if repeat {
             bio.defer(&this.queue)
         } else {

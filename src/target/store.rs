@@ -655,6 +655,10 @@ impl Store {
         if disk.loaded == Some(number) {
             return true;
         }
+        if disk.stuck.is_some_and(|stuck| stuck != number) {
+            // `block` may have the only good copy of that one.
+            return false;
+        }
         disk.loaded = None;
         let mut best = None;
         for copy in 0..self.geometry.areas().len() {
@@ -744,7 +748,19 @@ impl Store {
         let g = &self.geometry;
         let mut found = Checked::default();
         let mut doubtful = KVec::<Slot>::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
-        self.check_superblocks(&mut found);
+        self.flush();
+        {
+            let mut disk = self.disk.lock();
+            if let Some(number) = disk.stuck {
+                // Nothing else may be written before this block is.
+                found.damaged += g.areas().len() as u64;
+                if disk.loaded.is_some() || !self.rebuild(&mut disk, number, entries) {
+                    return Err(EIO);
+                }
+                found.repaired += g.areas().len() as u64;
+            }
+            self.check_superblocks(&mut disk, &mut found);
+        }
         for number in 0..g.table_blocks {
             if stop() {
                 return Err(EINTR);
@@ -771,8 +787,7 @@ impl Store {
         Ok(found)
     }
 
-    fn check_superblocks(&self, found: &mut Checked) {
-        let mut disk = self.disk.lock();
+    fn check_superblocks(&self, disk: &mut Disk, found: &mut Checked) {
         let Some(superblock) = disk.superblock.clone() else {
             return;
         };
@@ -781,7 +796,6 @@ impl Store {
             let sector = self.sector(self.geometry.superblock_sector(copy));
             let Ok(block) = disk.block() else { return };
             superblock.write(block, copy, dm::crc32c);
-            let disk = &mut *disk;
             let read = self.spare.read(sector, BLOCK, &mut disk.other);
             found.blocks += 1;
             if read.is_ok() && disk.other.bytes() == disk.block.bytes() {
@@ -804,14 +818,6 @@ impl Store {
 
     /// Makes all replicas of table block `number` the newest one, or what memory has if there is none.
     fn check_block(&self, disk: &mut Disk, number: u64, entries: &Entries, found: &mut Checked) {
-        if disk.stuck.is_some() {
-            // Nothing else may be written before that is.
-            let stuck = disk.stuck.unwrap_or(number);
-            if !self.update_block(disk, stuck, &[]) {
-                found.blocks += self.geometry.areas().len() as u64;
-                return;
-            }
-        }
         let loaded = self.load_block(disk, number);
         for copy in 0..self.geometry.areas().len() {
             let sector = self.sector(self.geometry.table_sector(copy, number));

@@ -5,7 +5,7 @@
 use super::entries::Entries;
 use crate::dm;
 use crate::engine::{
-    entries::Entry,
+    entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
     geometry::{Geometry, BLOCK_SIZE},
     message::{Message, Range},
@@ -84,6 +84,70 @@ mod entries_tests {
         assert_eq!(seen, 500);
         assert_eq!((counts.pending, counts.relocated), (empty, 500 - empty));
         assert!(empty >= 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_in_flight_stands_unless_its_unit_moved() -> Result {
+        let entries = none(1 << 24)?;
+        let stamp = entries.version.read();
+        // Two units, of which the second is to be relocated.
+        assert!(entries.is_on_main(stamp, 40, 16));
+        let pending = Entry::new(Unit(6), Slot(9), 0);
+        entries.set(pending.unit, Some(&pending));
+        assert!(stamp == entries.version.read() && entries.is_on_main(stamp, 40, 16));
+        entries.hold(&pending);
+        assert!(stamp != entries.version.read());
+        assert!(!entries.is_on_main(stamp, 40, 16) && entries.is_on_main(stamp, 40, 8));
+        assert!(!entries.is_in_slot(48, Slot(9)));
+        let relocated = Entry {
+            mask: 0x0f,
+            ..pending
+        };
+        entries.set(pending.unit, Some(&relocated));
+        assert!(!entries.is_on_main(stamp, 44, 8) && entries.is_on_main(stamp, 52, 4));
+        assert!(entries.is_in_slot(48, Slot(9)) && !entries.is_in_slot(48, Slot(8)));
+        let later = entries.version.read();
+        entries.hold_to_restore(&relocated);
+        entries.set(pending.unit, None);
+        // No entry, but the sectors were written from the slot since.
+        assert!(!entries.is_on_main(later, 52, 4));
+        assert!(entries.is_on_main(entries.version.read(), 40, 16));
+        assert!(!entries.is_in_slot(48, Slot(9)));
+        Ok(())
+    }
+
+    #[test]
+    fn losses_last_until_the_sectors_are_written_or_forgotten() -> Result {
+        let entries = none(1 << 24)?;
+        let entry = Entry {
+            lost: 0b110,
+            ..Entry::new(Unit(6), Slot(9), 0b1001)
+        };
+        for (unit, slot) in [(6, 1), (7, 2)] {
+            entries.add_loss(Loss {
+                unit: Unit(unit),
+                mask: 0b110,
+                slot: Slot(slot),
+            });
+        }
+        entries.set(entry.unit, Some(&entry));
+        assert!(entries.get(Unit(6)) == Some(entry));
+        assert!(!entries.is_on_main(u64::MAX, 49, 1) && entries.is_on_main(u64::MAX, 52, 1));
+        let written = Entry {
+            mask: 0b1011,
+            lost: 0b100,
+            ..entry
+        };
+        entries.set(entry.unit, Some(&written));
+        assert!(entries.get(Unit(6)) == Some(written));
+        entries.set(entry.unit, None);
+        entries.forget_losses(Unit(6));
+        entries.set(entry.unit, Some(&entry));
+        assert!(entries.get(Unit(6)).is_some_and(|e| e.lost == 0));
+        let mut left = 0;
+        entries.visit_losses(|l| left += l.unit.0);
+        assert_eq!(left, 7);
         Ok(())
     }
 
