@@ -61,14 +61,13 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// `iter`, `stamp` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work`
-/// from a `defer` on, `tag` and `section` while `stamp` has the bit [`IN_SECTION`].
+/// `iter` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from a
+/// `defer` on, `tag` and `section` while the stamp has the bit [`IN_SECTION`].
 #[repr(C)]
 pub(super) struct PerBio {
     work: Opaque<work_struct>,
     ti: *mut bindings::dm_target,
     iter: bvec_iter,
-    stamp: u64,
     tag: u32,
     section: c_int,
     status: Status,
@@ -76,8 +75,11 @@ pub(super) struct PerBio {
     done: bool,
 }
 
-/// In [`PerBio::stamp`]: the bio is in a section. No version has the bit ([`super::Version`]).
-const IN_SECTION: u64 = 1 << 63;
+/// In a stamp: the bio is in a section. No version has the bit ([`super::Version`]).
+///
+/// A stamp is kept in the clone's `bi_private`, which is its owner's to use; device-mapper, the owner,
+/// leaves it to the target (as dm-writecache has it). So it is at hand without the per-bio data.
+const IN_SECTION: usize = 1 << (usize::BITS - 1);
 
 /// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
 /// bookkeeping begins (`dm_per_bio_data`).
@@ -124,6 +126,18 @@ impl Raw {
             kernel::bindings::req_op_REQ_OP_FLUSH => Op::Flush,
             _ => Op::Other,
         }
+    }
+
+    #[inline(always)]
+    fn stamp(self) -> usize {
+        // SAFETY: Valid by the invariant.
+        unsafe { (*self.ptr()).bi_private.addr() }
+    }
+
+    #[inline(always)]
+    fn set_stamp(self, stamp: usize) {
+        // SAFETY: Valid by the invariant.
+        unsafe { (*self.ptr()).bi_private = core::ptr::without_provenance_mut(stamp) };
     }
 
     fn has(self, flag: u32) -> bool {
@@ -228,15 +242,13 @@ impl<'a> MapBio<'a> {
     }
 
     #[inline(always)]
-    fn record(&self, stamp: u64) -> *mut PerBio {
+    fn record(&self) {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
             (*per_bio).iter = (*self.bio.ptr()).bi_iter;
-            (*per_bio).stamp = stamp;
             (*per_bio).done = false;
         }
-        per_bio
     }
 
     /// As [`MapBio::remap`], within `section`, which the target ends when the bio is back
@@ -247,7 +259,7 @@ impl<'a> MapBio<'a> {
         tag: u32,
         device: &Device,
         sector: u64,
-        stamp: u64,
+        stamp: usize,
     ) -> Mapped {
         let per_bio = self.bio.per_bio();
         // SAFETY: Valid and nobody else's.
@@ -260,8 +272,9 @@ impl<'a> MapBio<'a> {
 
     /// Sends the bio to `sector` of `device`. `stamp` is for [`Target::is_settled`].
     #[inline(always)]
-    pub(crate) fn remap(self, device: &Device, sector: u64, stamp: u64) -> Mapped {
-        self.record(stamp);
+    pub(crate) fn remap(self, device: &Device, sector: u64, stamp: usize) -> Mapped {
+        self.bio.set_stamp(stamp);
+        self.record();
         // SAFETY: The bio is valid and ours; the device is open, and stays so until the destructor,
         // for which device-mapper waits until all bios are complete.
         unsafe {
@@ -273,7 +286,7 @@ impl<'a> MapBio<'a> {
 
     /// Gives the bio to [`Target::process`] on `queue`, with [`Status::OK`].
     pub(crate) fn defer(self, queue: &Queue) -> Mapped {
-        self.record(0);
+        self.record();
         self.bio.enqueue(self.ti, queue, Status::OK);
         Mapped(bindings::DM_MAPIO_SUBMITTED)
     }
@@ -303,9 +316,9 @@ impl<'a> EndBio<'a> {
     ///
     /// `bio` must be the clone that device-mapper passed to `end_io`.
     #[inline(always)]
-    pub(super) unsafe fn stamp_of(bio: NonNull<bio>) -> u64 {
-        // SAFETY: Valid by the requirement; the per-bio data is there from the clone's making on.
-        unsafe { (*Raw(bio).per_bio()).stamp }
+    pub(super) unsafe fn stamp_of(bio: NonNull<bio>) -> usize {
+        // INVARIANT: By the requirement.
+        Raw(bio).stamp()
     }
 
     /// Whether the target is through with `bio`.
@@ -354,18 +367,22 @@ impl<'a> EndBio<'a> {
     }
 
     /// The stamp that it was sent down with.
-    pub(crate) fn stamp(&self) -> u64 {
-        // SAFETY: `map` recorded it.
-        unsafe { (*self.bio.per_bio()).stamp & !IN_SECTION }
+    pub(crate) fn stamp(&self) -> usize {
+        self.bio.stamp() & !IN_SECTION
     }
 
     /// The section and the tag that it was sent down with, if it was, and once.
     pub(crate) fn section(&mut self) -> Option<(Section, u32)> {
-        // SAFETY: `map` recorded it; nobody else uses the data.
-        let per_bio = unsafe { &mut *self.bio.per_bio() };
-        let entered = per_bio.stamp & IN_SECTION != 0;
-        per_bio.stamp &= !IN_SECTION;
-        entered.then_some((Section(per_bio.section), per_bio.tag))
+        if self.bio.stamp() & IN_SECTION == 0 {
+            return None;
+        }
+        self.bio.set_stamp(self.stamp());
+        // SAFETY: `map` wrote it.
+        let (section, tag) = unsafe {
+            let per_bio = self.bio.per_bio();
+            ((*per_bio).section, (*per_bio).tag)
+        };
+        Some((Section(section), tag))
     }
 
     /// How the lower device ended it.
@@ -558,7 +575,7 @@ mod tests {
         fn map(_: ArcBorrow<'_, Seen>, bio: MapBio<'_>) -> Mapped {
             bio.complete(Status::IOERR)
         }
-        fn is_settled(_: ArcBorrow<'_, Seen>, stamp: u64) -> bool {
+        fn is_settled(_: ArcBorrow<'_, Seen>, stamp: usize) -> bool {
             stamp == 0
         }
         fn end_io(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
@@ -758,7 +775,7 @@ mod tests {
     fn a_failed_bio_comes_to_the_target_as_it_was_mapped() -> Result {
         let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record(7);
+        f.map_bio().record();
         f.used_up();
         // SAFETY: Recorded above.
         assert!(!unsafe { EndBio::is_done(f.bio()) });
@@ -782,9 +799,10 @@ mod tests {
     #[test]
     fn a_bio_comes_back_with_what_was_kept_with_it() -> Result {
         let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 8)?;
-        f.map_bio().record(7 | IN_SECTION);
+        f.map_bio().record();
+        Raw(f.bio()).set_stamp(7 | IN_SECTION);
         f.used_up();
-        // SAFETY: Recorded above.
+        // SAFETY: A clone.
         assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
         let mut bio = f.end_bio(Status::OK);
         assert_eq!((bio.sector(), bio.sectors(), bio.stamp()), (40, 8, 7));
@@ -820,7 +838,7 @@ mod tests {
     #[test]
     fn an_error_that_is_passed_on_stays_the_lower_devices() -> Result {
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record(7);
+        f.map_bio().record();
         let bio = f.end_bio(Status::MEDIUM);
         assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
         assert!(bio.pass_on().0 == bindings::DM_ENDIO_DONE);

@@ -23,7 +23,7 @@ use kernel::{
 
 /// A count of changes, for readers that note it before they look at what changes, and later ask
 /// whether that may have changed.
-pub(crate) struct Version(Atomic<u64>);
+pub(crate) struct Version(Atomic<usize>);
 
 impl Version {
     /// No change so far.
@@ -34,7 +34,7 @@ impl Version {
     /// The count. One load, ordered before the loads behind it and behind the loads before it
     /// (x86 orders loads by itself). Any context.
     #[inline(always)]
-    pub(crate) fn read(&self) -> u64 {
+    pub(crate) fn read(&self) -> usize {
         let fence = || {
             if !cfg!(target_arch = "x86_64") {
                 smp_mb(Read);
@@ -42,13 +42,13 @@ impl Version {
         };
         fence();
         // SAFETY: As in `RcuSliceCell::is_empty`.
-        let version = unsafe { (&raw const self.0).cast::<u64>().read_volatile() };
+        let version = unsafe { (&raw const self.0).cast::<usize>().read_volatile() };
         fence();
         version
     }
 
     /// Counts a change, with full ordering. Returns the new count. Any context.
-    pub(crate) fn bump(&self) -> u64 {
+    pub(crate) fn bump(&self) -> usize {
         self.0.fetch_add(1, Full).wrapping_add(1)
     }
 }

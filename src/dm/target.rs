@@ -272,7 +272,7 @@ pub(crate) trait Target: Sized + 'static {
 
     /// Whether a bio that was sent down with `stamp` and succeeded is done with, so that
     /// [`Target::end_io`] need not see it. Any context; asked for every bio.
-    fn is_settled(data: Borrowed<'_, Self>, stamp: u64) -> bool;
+    fn is_settled(data: Borrowed<'_, Self>, stamp: usize) -> bool;
 
     /// A bio that [`MapBio::remap`] sent down is back: it failed, or is not settled. Any context.
     fn end_io(data: Borrowed<'_, Self>, bio: EndBio<'_>) -> Ended;

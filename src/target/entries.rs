@@ -9,7 +9,9 @@
 
 use crate::dm::{RcuSlice, RcuSliceCell, Version};
 use crate::engine::{
-    entries::{first_from, lost_of, region_of, updated, Entry, Loss, Packed, REGION_UNITS},
+    entries::{
+        first_from, lost_of, region_of, updated, Entry, Loss, Packed, REGION_SHIFT, REGION_UNITS,
+    },
     geometry::Geometry,
     route::within_unit,
     Slot, Unit,
@@ -55,12 +57,13 @@ struct Updater {
 pub(super) struct Entries {
     geometry: Geometry,
     unit_shift: u32,
+    region_shift: u32,
     regions: KVVec<RcuSliceCell<Packed>>,
     losses: RcuSliceCell<Loss>,
     /// Entries that were held so far.
     pub(super) version: Version,
     /// The version with which the last unit was held whose sectors went back to main.
-    restored: Atomic<u64>,
+    restored: Atomic<usize>,
     /// Serialises updates.
     #[pin]
     updater: Mutex<Updater>,
@@ -102,6 +105,7 @@ impl Entries {
         try_pin_init!(Self {
             geometry,
             unit_shift: geometry.unit_shift(),
+            region_shift: geometry.unit_shift() + REGION_SHIFT,
             regions: regions()?,
             losses: RcuSliceCell::empty(),
             version: Version::new(),
@@ -119,18 +123,15 @@ impl Entries {
         Unit(sector.wrapping_shr(self.unit_shift))
     }
 
-    /// Whether sectors `sector..sector + count` certainly meet no entry: the healthy path, one load
-    /// for each region that they lie in. Any context. `false` for no sectors and for more than two
-    /// regions.
+    /// Whether sectors `sector..sector + count` certainly meet no entry: the healthy path, one load.
+    /// Any context. `false` if they lie in two regions, and for the flushes of device-mapper, which
+    /// have no sectors and begin at sector 0 of the mapped device.
     #[inline(always)]
     pub(super) fn is_healthy(&self, sector: u64, count: u32) -> bool {
-        let first = region_of(self.unit_of(sector));
-        let last = sector.wrapping_add(u64::from(count).wrapping_sub(1));
-        let last = region_of(self.unit_of(last));
-        let empty = |region| self.cell(region).is_some_and(RcuSliceCell::is_empty);
-        empty(first)
-            && (last == first || last == first.wrapping_add(1) && empty(last))
-            && count != 0
+        let region = sector.wrapping_shr(self.region_shift);
+        let last = sector.wrapping_add(u64::from(count)).wrapping_sub(1);
+        region == last.wrapping_shr(self.region_shift)
+            && self.cell(region).is_some_and(RcuSliceCell::is_empty)
     }
 
     /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0. Any context.
@@ -189,7 +190,7 @@ impl Entries {
 
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
     /// as the version, is where reads will look for it. Any context.
-    pub(super) fn is_on_main(&self, stamp: u64, sector: u64, count: u32) -> bool {
+    pub(super) fn is_on_main(&self, stamp: usize, sector: u64, count: u32) -> bool {
         if stamp < self.restored.load(Acquire) {
             return false;
         }
@@ -223,7 +224,7 @@ impl Entries {
 
     /// Publishes `entry` as held: from now on writes to its unit wait for the unit's lock, and those in
     /// flight come back to be repeated. May sleep. Returns the version.
-    pub(super) fn hold(&self, entry: &Entry) -> u64 {
+    pub(super) fn hold(&self, entry: &Entry) -> usize {
         let held = Entry {
             held: true,
             ..*entry

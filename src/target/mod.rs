@@ -247,7 +247,7 @@ impl Remap {
     /// Sends a bio on its way that is a flush or may meet an entry. `stamp` is older than what it finds.
     #[cold]
     #[inline(never)]
-    fn map_slowly(&self, mut bio: MapBio<'_>, stamp: u64) -> Mapped {
+    fn map_slowly(&self, mut bio: MapBio<'_>, stamp: usize) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
         if count == 0 {
             return match bio.number() {
@@ -538,7 +538,7 @@ impl Target for Remap {
     }
 
     #[inline(always)]
-    fn is_settled(this: ArcBorrow<'_, Self>, stamp: u64) -> bool {
+    fn is_settled(this: ArcBorrow<'_, Self>, stamp: usize) -> bool {
         stamp == this.entries.version.read()
     }
 

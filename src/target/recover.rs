@@ -61,7 +61,7 @@ impl Remap {
             match (bio.op(), done) {
                 (_, Ok(())) => (),
                 // The rest of a failed read may show more sectors that are bad.
-                (Op::Read, Err(status)) if this.is_bad(status) => result = Err(Status::MEDIUM),
+                (Op::Read, Err(Status::MEDIUM)) => result = Err(Status::MEDIUM),
                 (_, Err(status)) => {
                     result = Err(status);
                     break;
@@ -110,7 +110,8 @@ impl Remap {
 
     /// Reads `part` of a failed read again, block by block.
     ///
-    /// Fails with a bad status if a block stays unreadable; its unit has an entry then, or another slot.
+    /// Fails with [`Status::MEDIUM`] if a block stays unreadable; its unit has an entry then, or another
+    /// slot. With the error as it came if main does not answer at all, or it is not a bad sector's.
     fn read_part(
         this: ArcBorrow<'_, Self>,
         bio: &DeferredBio<'_>,
@@ -150,9 +151,10 @@ impl Remap {
             if unreadable & in_slot != 0 {
                 this.slot_unreadable(part.unit, unreadable);
             }
-            if unreadable & !in_slot != 0 {
-                Self::note_unreadable(this, part.unit);
+            if unreadable & !in_slot != 0 && !Self::note_unreadable(this, part.unit) {
+                return Err(error);
             }
+            return Err(Status::MEDIUM);
         }
         Err(error)
     }
@@ -186,21 +188,27 @@ impl Remap {
     }
 
     /// Makes a pending entry for `unit` unless it has one, to be committed lazily.
-    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) {
-        if !this.writable || this.entries.get(unit).is_some() || !this.main_answers(unit) {
-            return;
+    ///
+    /// `false`, and none is made: main does not answer.
+    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) -> bool {
+        if !this.writable || this.entries.get(unit).is_some() {
+            return true;
+        }
+        if !this.main_answers(unit) {
+            return false;
         }
         let _guard = this.units.lock(unit);
         if this.entries.get(unit).is_some() {
-            return;
+            return true;
         }
         let Some(slot) = this.new_slot() else {
-            return;
+            return true;
         };
         let entry = Entry::new(unit, slot, 0);
         this.entries.set(unit, Some(&entry));
         this.report_entry(&entry, "pending");
         Self::commit_lazily(this, unit);
+        true
     }
 
     // ---- Writes

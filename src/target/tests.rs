@@ -32,6 +32,10 @@ mod entries_tests {
     fn nothing_is_found_where_nothing_is() -> Result {
         let entries = none(1 << 24)?;
         assert!(entries.first(0, u32::MAX >> 9).is_none());
+        assert!(entries.is_healthy(0, 8) && entries.is_healthy(16383, 1));
+        // Neither over the end of a region, nor a flush, wherever the target begins.
+        assert!(!entries.is_healthy(16383, 2) && !entries.is_healthy(0, 0));
+        assert!(!entries.is_healthy(u64::MAX - 99, 0) && !entries.is_healthy(u64::MAX, 8));
         // Past the end of main there are no entries, and no panic.
         assert!(entries.first(u64::MAX - 7, 8).is_none());
         assert!(entries.get(Unit(u64::MAX)).is_none());
@@ -133,7 +137,7 @@ mod entries_tests {
         }
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)) == Some(entry));
-        assert!(!entries.is_on_main(u64::MAX, 49, 1) && entries.is_on_main(u64::MAX, 52, 1));
+        assert!(!entries.is_on_main(usize::MAX, 49, 1) && entries.is_on_main(usize::MAX, 52, 1));
         let written = Entry {
             mask: 0b1011,
             lost: 0b100,
