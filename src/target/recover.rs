@@ -111,7 +111,7 @@ impl Remap {
     /// Reads `part` of a failed read again, block by block.
     ///
     /// Fails with [`Status::MEDIUM`] if a block stays unreadable; its unit has an entry then, or another
-    /// slot. With the error as it came if main does not answer at all, or it is not a bad sector's.
+    /// slot. With the error as it came if the device does not answer at all, or it is not a bad sector's.
     fn read_part(
         this: ArcBorrow<'_, Self>,
         bio: &DeferredBio<'_>,
@@ -148,13 +148,11 @@ impl Remap {
         };
         // Without a retry it is not known which blocks are bad.
         if retries > 0 {
-            if unreadable & in_slot != 0 {
-                this.slot_unreadable(part.unit, unreadable);
+            let known = (unreadable & in_slot == 0 || this.slot_unreadable(part.unit, unreadable))
+                && (unreadable & !in_slot == 0 || Self::note_unreadable(this, part.unit));
+            if known {
+                return Err(Status::MEDIUM);
             }
-            if unreadable & !in_slot != 0 && !Self::note_unreadable(this, part.unit) {
-                return Err(error);
-            }
-            return Err(Status::MEDIUM);
         }
         Err(error)
     }

@@ -285,14 +285,17 @@ impl Remap {
     }
 
     /// Sectors `bits` of `unit` could not be read from its slot: replaces that. May sleep.
-    pub(super) fn slot_unreadable(&self, unit: Unit, bits: u64) {
+    ///
+    /// `false`: that cannot be done, and they may be readable another time.
+    pub(super) fn slot_unreadable(&self, unit: Unit, bits: u64) -> bool {
         if !self.writable {
-            return;
+            return false;
         }
         let _guard = self.units.lock(unit);
         // In the meantime another bio may have seen to it.
-        if let Some(entry) = self.entries.get(unit).filter(|e| e.mask & bits != 0) {
-            self.move_slot(entry, 0, |_| Ok(()));
+        match self.entries.get(unit).filter(|e| e.mask & bits != 0) {
+            Some(entry) => self.move_slot(entry, 0, |_| Ok(())),
+            None => true,
         }
     }
 
