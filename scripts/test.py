@@ -169,10 +169,21 @@ def host_tests():
     return [(passed, failed)]
 
 
+def object_test():
+    """What map and end_io can reach in the stock module (tests/hot_path.py)."""
+    module = ROOT / "build/stock/dm-remap.ko"
+    code = subprocess.run(["objdump", "-dr", "--no-show-raw-insn", module], stdout=subprocess.PIPE, check=True).stdout
+    run = subprocess.run([sys.executable, ROOT / "tests/hot_path.py"], input=code, stdout=subprocess.PIPE, check=False)
+    print(f"{'FAIL' if run.returncode else 'ok':4} hot path: {run.stdout.decode().strip()}", flush=True)
+    return [(int(run.returncode == 0), int(run.returncode != 0))]
+
+
 def main():
     what, only = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     LOGS.mkdir(parents=True, exist_ok=True)
-    results = (host_tests() if what in ("host", "all") else []) + (vm_tests(only) if what in ("vm", "all") else [])
+    results = host_tests() if what in ("host", "all") else []
+    if what in ("vm", "all"):
+        results += ([] if only else object_test()) + vm_tests(only)
     passed, failed = (sum(column) for column in zip(*results))
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

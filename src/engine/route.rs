@@ -89,8 +89,8 @@ pub fn first_part(
 /// Cuts `count` sectors from `sector` at the end of the unit: the unit's sectors as a mask, and
 /// how many they are (`1..=count` for a `count` above 0).
 pub fn within_unit(geometry: &Geometry, sector: u64, count: u32) -> (u64, u32) {
-    let offset = (sector & u64::from(geometry.unit_sectors - 1)) as u32;
-    let count = count.min(geometry.unit_sectors - offset);
+    let offset = (sector & u64::from(geometry.unit_sectors.wrapping_sub(1))) as u32;
+    let count = count.min(geometry.unit_sectors.wrapping_sub(offset));
     (mask_of(offset, count), count)
 }
 

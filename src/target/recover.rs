@@ -388,6 +388,10 @@ impl Remap {
         let stays = old.unwrap_or(pending);
         let entry = if done { new } else { &stays };
         self.entries.set(new.unit, Some(entry));
+        if !done {
+            // The table is to say what memory has, once it can be written again.
+            let _ = self.lazy.lock().push_within_capacity(new.unit);
+        }
         if old.is_none_or(|old| old.mask == 0 && entry.mask != 0) {
             self.report_entry(
                 entry,
