@@ -93,6 +93,28 @@ good() { echo "-$2-${3:-$2}" >"$nullb/$1/badblocks"; }
 # blank DEVICE: all zero, as a new spare is.
 blank() { dd if=/dev/zero of="$1" bs=1M count=$(($(blockdev --getsz "$1") / 2048)) oflag=direct status=none; }
 
+# lower NAME DEVICE FIRST COUNT: /dev/mapper/NAME is these sectors of DEVICE.
+declare -A lower
+lower() {
+	lower[$1]="$2 $3 $4"
+	dmsetup create "$1" --table "0 $4 linear $2 $3"
+}
+
+# patch NAME [FIRST COUNT TARGET [ARG...]]: from now on these sectors of NAME, as `lower` made it, are what TARGET makes
+# of them, and the others are good; without FIRST all are. In ARG, `@` stands for their place on the device below.
+patch() {
+	local device start length args=${*:5}
+	read -r device start length <<<"${lower[$1]}"
+	if (($# == 1)); then
+		echo "0 $length linear $device $start"
+	else
+		(($2 == 0)) || echo "0 $2 linear $device $start"
+		echo "$2 $3 $4 ${args//@/$((start + $2))}"
+		(($2 + $3 == length)) || echo "$(($2 + $3)) $((length - $2 - $3)) linear $device $((start + $2 + $3))"
+	fi | dmsetup load "$1"
+	dmsetup resume "$1"
+}
+
 # holes DEVICE FIRST LAST [FIRST LAST]...: the table of a linear device over DEVICE whose given sectors, in ascending
 # order, are bad.
 holes() {
@@ -106,6 +128,76 @@ holes() {
 		shift 2
 	done
 	((at == end)) || echo "$at $((end - at)) linear $device $at"
+}
+
+# scsi MIB: $good and $sick, SCSI disks with the same content. On $sick, `arm` makes commands fail.
+scsi() {
+	local disks=()
+	echo 5 >/proc/sys/kernel/printk # it logs each command that it fails; not on the console, please
+	modprobe scsi_debug dev_size_mb="$1" max_luns=2 delay=0 lbpu=1
+	until ((${#disks[@]} == 2)); do
+		sleep 0.1
+		disks=(/sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
+	done
+	# shellcheck disable=SC2034  # for scenarios
+	good=/dev/${disks[0]##*/} sick=/dev/${disks[1]##*/}
+	errors=/sys/kernel/debug/scsi_debug/$(basename "${disks[1]%/block/*}")/error
+}
+
+# Host byte, driver byte, status, sense key, code and qualifier; and what a program is told.
+declare -A sense=(
+	[medium]="0 0 2 3 11 0|No data available"
+	[ioerr]="0 0 2 9 80 0|Input/output error" # vendor specific. (Of write errors, 3 c 0, Linux makes this too, slowly.)
+	[target]="0 0 2 4 44 0|Remote I/O error"
+	[transport]="f 0 0 0 0 0|Link has been severed"
+	[timeout]="0 0 2 b 2e 1|Timer expired"
+	[reservation]="0 0 18 0 0 0|Invalid exchange"
+	[nospc]="0 0 2 7 27 7|No space left on device"
+	[protection]="0 0 2 5 10 1|Invalid or incomplete multibyte or wide character"
+)
+
+# arm KIND [OPCODE...]: these commands, or all that carry data and flushes, fail; `disarm`: none does.
+arm() { commands 1000000000 "${sense[$1]%|*}" "${@:2}"; }
+disarm() { commands 0 "0 0 0 0 0 0"; }
+commands() {
+	local opcode opcodes="${*:3}"
+	for opcode in ${opcodes:-28 2a 88 8a 41 93 42 35}; do echo "2 $1 $opcode $2" >"$errors"; done
+}
+
+# fault KIND NAME FIRST COUNT: these sectors of NAME, a `lower` device, fail for reads and writes at least; heal NAME:
+# they do not any more. Kinds: those of `sense`, for devices on $good; else error, flakey, dust and null, for devices on
+# /dev/base, a null_blk disk.
+fault() {
+	local kind=$1 name=$2 start block first
+	read -r _ start _ <<<"${lower[$2]}"
+	first=$((start + $3))
+	case $kind in
+	error) patch "${@:2}" error ;;
+	flakey) patch "${@:2}" flakey /dev/base @ 0 3600 ;;
+	dust)
+		# Its blocks are numbered on the device below; each fails 255 writes.
+		block=$(($4 < 64 ? $4 : 64))
+		patch "${@:2}" dust /dev/base @ $((block * 512))
+		for ((; first < start + $3 + $4; first += block)); do
+			dmsetup message "$name" "$3" addbadblock $((first / block)) 255
+		done
+		dmsetup message "$name" "$3" enable
+		;;
+	null) bad base $first $((first + $4 - 1)) ;;
+	*) patch "${@:2}" linear "$sick" @ && arm "$kind" ;;
+	esac
+}
+heal() {
+	patch "$1"
+	[[ ! -e $nullb/base ]] || good base 0 $(($(blockdev --getsz /dev/base) - 1))
+	[[ -z ${errors:-} ]] || disarm
+}
+
+# fails_with TEXT COMMAND [ARG...]: the command fails and says so.
+fails_with() {
+	not "${@:2}" 2>/run/said
+	cat /run/said
+	grep -qF "$1" /run/said
 }
 
 # --- Remap devices
@@ -136,6 +228,21 @@ field() {
 	echo "${found[*]}"
 }
 
+# soon COMMAND [ARG...]: the command succeeds within 20 s.
+soon() {
+	local end=$((SECONDS + 20))
+	until "$@"; do
+		((SECONDS < end)) || return 1
+		sleep 0.1
+	done
+}
+idle() { soon expect idle field "$1" activity; }
+
+# slot_of NAME SECTOR: the number of the slot; slot_at SPARE SLOT: the sector of SPARE that a slot begins at.
+slot_of() { message "$1" query "$2" | awk '{ print $3 }'; }
+slot_at() { od -An -t u4 -j 88 -N 32 "$1" | awk -v slot="$2" '{ word[n + 0] = $0; n++ }
+	END { split(word[0], a); split(word[1], b); print b[3] + slot * a[1] }'; }
+
 # Events so far.
 events() { dmsetup info -c --noheadings -o events "$1"; }
 
@@ -144,12 +251,12 @@ events() { dmsetup info -c --noheadings -o events "$1"; }
 # data FILE SECTORS: random bytes.
 data() { head -c $(($2 * 512)) /dev/urandom >"$1"; }
 
-# put FILE DEVICE [SECTOR [DD_OPTION...]]: writes FILE to DEVICE in MiB, or in one go if it is smaller, past the page
-# cache. (dd would write a short last block through it.)
+# put FILE DEVICE [SECTOR [DD_OPTION...]]: writes FILE to DEVICE in MiB, or in one go if it is less than two, past the
+# page cache. (dd would write a short last block through it.)
 put() {
 	local size
 	size=$(stat -c %s "$1")
-	dd if="$1" of="$2" bs=$((size < 1 << 20 ? size : 1 << 20)) oflag=direct,seek_bytes seek=$((${3:-0} * 512)) \
+	dd if="$1" of="$2" bs=$((size < 2 << 20 ? size : 1 << 20)) oflag=direct,seek_bytes seek=$((${3:-0} * 512)) \
 		conv=notrunc status=none "${@:4}"
 }
 
@@ -163,6 +270,9 @@ same() {
 	get "$2" "${3:-0}" $(($(stat -c %s "$1") / 512)) "${4:-1M}" >/run/same
 	cmp "$1" /run/same
 }
+
+# edit FILE SECTOR PART: puts PART into FILE.
+edit() { dd if="$3" of="$1" bs=512 seek="$2" conv=notrunc status=none; }
 
 # part FILE SECTOR COUNT: prints sectors of FILE.
 part() { dd if="$1" bs=512 skip="$2" count="$3" status=none; }
