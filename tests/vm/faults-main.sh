@@ -8,7 +8,7 @@
 bad=(medium ioerr target error flakey null)
 [[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
 other=(transport timeout)
-declare -A sectors=([block]=1 [unit]=64 [MiB]=2048)
+declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
 
 cells=()
 for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
@@ -16,7 +16,7 @@ for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
 		[[ $kind != dust || $operation != discard ]] || continue
 		for size in block unit MiB; do cells+=("$kind $operation $size"); done
 	done
-	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush")
+	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush device")
 done
 groups=$((${#bad[@]} + ${#other[@]} + 2))
 plan $((${#cells[@]} + groups))
@@ -68,7 +68,7 @@ place() {
 	unit) first=$(((2 * n + 2) * 2048 + 1024)) ;;
 	*) first=$(((2 * n + 2) * 2048 + 532)) ;;
 	esac
-	count=${sectors[$2]:-1}
+	count=${sectors[$2]}
 	from=$((first - 4)) length=$((count + 8))
 }
 
@@ -160,7 +160,7 @@ for each in "${cells[@]}" end; do
 		[[ $kind == end ]] || begin "$kind"
 		last=$kind
 	fi
-	[[ $kind == end ]] || check "$kind, $operation${size:+, $size}" cell "$kind" "$operation" "$size"
+	[[ $kind == end ]] || check "$kind, $operation, $size" cell "$kind" "$operation" "$size"
 	! dmsetup info main >/dev/null 2>&1 || mend_main
 done
 remove_disk base

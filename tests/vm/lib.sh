@@ -94,9 +94,8 @@ good() { echo "-$2-${3:-$2}" >"$nullb/$1/badblocks"; }
 blank() { dd if=/dev/zero of="$1" bs=1M count=$(($(blockdev --getsz "$1") / 2048)) oflag=direct status=none; }
 
 # lower NAME DEVICE FIRST COUNT: /dev/mapper/NAME is these sectors of DEVICE.
-declare -A lower
 lower() {
-	lower[$1]="$2 $3 $4"
+	echo "$2 $3 $4" >"/run/lower.$1"
 	dmsetup create "$1" --table "0 $4 linear $2 $3"
 }
 
@@ -104,7 +103,7 @@ lower() {
 # of them, and the others are good; without FIRST all are. In ARG, `@` stands for their place on the device below.
 patch() {
 	local device start length args=${*:5}
-	read -r device start length <<<"${lower[$1]}"
+	read -r device start length <"/run/lower.$1"
 	if (($# == 1)); then
 		echo "0 $length linear $device $start"
 	else
@@ -169,7 +168,7 @@ commands() {
 # /dev/base, a null_blk disk.
 fault() {
 	local kind=$1 name=$2 start block first
-	read -r _ start _ <<<"${lower[$2]}"
+	read -r _ start _ <"/run/lower.$2"
 	first=$((start + $3))
 	case $kind in
 	error) patch "${@:2}" error ;;
@@ -269,6 +268,23 @@ get() {
 same() {
 	get "$2" "${3:-0}" $(($(stat -c %s "$1") / 512)) "${4:-1M}" >/run/same
 	cmp "$1" /run/same
+}
+
+# unreadable DEVICE SECTOR COUNT: prints the ranges of sectors, `first-last`, that cannot be read one by one.
+unreadable() {
+	python3 - "$@" <<-'P'
+		import mmap, os, sys
+		device, first, count = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), int(sys.argv[2]), int(sys.argv[3])
+		buffer, failed = mmap.mmap(-1, 512), []
+		for sector in range(first, first + count):
+		    try:
+		        os.preadv(device, [buffer], sector * 512)
+		    except OSError:
+		        if not failed or failed[-1][1] != sector - 1:
+		            failed.append([sector, sector])
+		        failed[-1][1] = sector
+		print(*(f"{a}-{b}" for a, b in failed))
+	P
 }
 
 # edit FILE SECTOR PART: puts PART into FILE.

@@ -1,0 +1,133 @@
+#!/bin/bash
+# The fault matrix on metadata: table blocks that cannot be written or read, flushes that fail, a spare that is gone.
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+
+# What a bio makes the metadata area see: writes with a flush, when an entry is made; reads, when one is made in a block
+# that is not in memory, and at activation. Write-zeroes and discards never go there. An area is two blocks here, less
+# than a unit, so it takes the unit's place; the MiB has a superblock and slots as well.
+kinds=(medium ioerr target transport timeout error flakey null)
+[[ ! -e $kunit ]] || kinds+=(dust) # the debug kernel has it
+cells=()
+for kind in "${kinds[@]}"; do
+	for operation in commit load; do
+		for size in sector area MiB; do cells+=("$kind $operation $size "{0,1}); done
+	done
+	[[ -z ${sense[$kind]:-} ]] || cells+=("$kind flush spare 0")
+done
+for kind in gone-error gone-offline; do cells+=("$kind commit spare 0" "$kind load spare 0"); done
+plan ${#cells[@]}
+
+main=8192 spare=12288
+scsi 16
+disk base 16
+data /run/data 64
+head -c 4096 /dev/zero >/run/block
+
+begin() { # KIND
+	local below=/dev/base copy
+	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
+	lower main $below 0 $main
+	lower spare $below $main $spare
+	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
+	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
+	patch main 650 3 error
+	put /run/data /dev/mapper/r 640
+}
+again() { dmsetup remove r && create r /dev/mapper/main /dev/mapper/spare; }
+
+u64() { get /dev/mapper/spare 0 1 | od -An -t u8 -j "$1" -N 8 | tr -d ' '; }
+area() { get /dev/mapper/spare $(($(u64 $((136 + 8 * $1))) * 8)) $(($(u64 104) * 8)); }
+alike() { cmp <(area 0) <(area 1); }
+
+break_spare() { # KIND SIZE REPLICA
+	local start
+	start=$(($(u64 $((136 + 8 * $3))) * 8))
+	case $1,$2 in
+	gone-error,*) patch spare 0 $spare error ;;
+	gone-offline,*)
+		patch spare 0 $spare linear "$sick" @
+		echo offline >"/sys/block/${sick##*/}/device/state"
+		;;
+	*,spare)
+		patch spare 0 $spare linear "$sick" @
+		arm "$1" 35
+		;;
+	*,sector) fault "$1" spare $((start + 3)) 1 ;;
+	*,area) fault "$1" spare $start 16 ;;
+	*,MiB) fault "$1" spare $(($3 * (spare - 2048))) 2048 ;;
+	esac
+}
+mend() {
+	echo running >"/sys/block/${sick##*/}/device/state"
+	heal spare
+}
+
+# cell KIND OPERATION SIZE REPLICA
+cell() {
+	local before
+	begin "$1"
+	before=$(list r)
+	expect 2 u64 104
+	# A bad block on main, for one more entry.
+	patch main 1290 3 error
+	case $2,$3 in
+	commit,spare | flush,spare)
+		break_spare "$1" "$3" "$4"
+		fails_with "Input/output error" put /run/data /dev/mapper/r 1280
+		expect degraded field r mode
+		expect "$before" list r
+		mend
+		message r sync
+		expect active field r mode
+		put /run/data /dev/mapper/r 1280
+		;;
+	commit,*)
+		break_spare "$1" "$3" "$4"
+		put /run/data /dev/mapper/r 1280
+		same /run/data /dev/mapper/r 1280
+		expect "active 2" field r mode relocated
+		(($(field r metadata_errors) > 0))
+		# Also while the other replica is all there is.
+		again
+		same /run/data /dev/mapper/r 1280
+		mend
+		;;
+	load,spare)
+		dmsetup remove r
+		break_spare "$1" "$3" "$4"
+		not create r /dev/mapper/main /dev/mapper/spare
+		mend
+		create r /dev/mapper/main /dev/mapper/spare
+		expect "$before" list r
+		;;
+	load,*)
+		break_spare "$1" "$3" "$4"
+		again
+		expect "active 1" field r mode relocated
+		expect "$before" list r
+		mend
+		;;
+	esac
+	again
+	alike
+	same /run/data /dev/mapper/r 640
+	[[ $2 == load ]] || same /run/data /dev/mapper/r 1280
+	# Nothing was taken for bad that is not, and all goes on.
+	[[ $3 == MiB ]] || expect 0 field r slots_bad
+	put /run/data /dev/mapper/r 1280
+	same /run/data /dev/mapper/r 1280
+}
+
+end() {
+	local name
+	mend
+	for name in r main spare; do ! dmsetup info $name >/dev/null 2>&1 || dmsetup remove $name; done
+}
+for each in "${cells[@]}"; do
+	read -r kind operation size replica <<<"$each"
+	check "$kind, $operation, $size${replica/#[01]/ at replica &}" cell "$kind" "$operation" "$size" "$replica"
+	end
+done
+remove_disk base
+rmmod scsi_debug

@@ -1,0 +1,147 @@
+#!/bin/bash
+# The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, a MiB.
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+
+# Cells that cannot exist: a flush has no extent, and of what is here only SCSI disks and a spare that is gone fail
+# one; write-zeroes is a command of its own on the SCSI disk, on null_blk it is writes.
+bad=(medium ioerr target error flakey null)
+[[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
+other=(transport timeout)
+declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
+
+cells=()
+for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
+	for operation in write zero read discard; do
+		for size in block unit MiB; do cells+=("$kind $operation $size"); done
+	done
+	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush device")
+done
+plan ${#cells[@]}
+
+# Of 16 MiB, main is 10 and the spare 6. Units from `start` on are relocated, and main has other data there.
+main=20480 spare=12288 start=1024
+scsi 16
+disk base 16 discard=1
+data /run/model $main
+data /run/new $main
+data /run/stale 2048
+head -c 2M /dev/zero >/run/zero
+head -c 4096 /dev/zero >/run/block
+is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
+
+# begin KIND UNITS: a device whose units have their data in slots that are consecutive.
+begin() {
+	local below=/dev/base copy
+	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
+	lower main $below 0 $main
+	lower spare $below $main $spare
+	part /run/model $((start - 64)) $((128 + 64 * $2)) >/run/part
+	put /run/part /dev/mapper/main $((start - 64))
+	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
+	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
+	message r remap $start $((64 * $2))
+	part /run/stale 0 $((64 * $2)) >/run/part
+	put /run/part /dev/mapper/main $start
+	message r list | awk '$3 != slot + NR { exit 1 }' slot=$(($(slot_of r $start) - 1))
+}
+again() { dmsetup remove r && create r /dev/mapper/main /dev/mapper/spare; }
+
+break_spare() { # KIND FIRST COUNT
+	case $1 in
+	gone-error) patch spare 0 $spare error ;;
+	gone-offline)
+		patch spare 0 $spare linear "$sick" @
+		echo offline >"/sys/block/${sick##*/}/device/state"
+		;;
+	*) fault "$1" spare "$2" "$3" ;;
+	esac
+}
+mend() {
+	echo running >"/sys/block/${sick##*/}/device/state"
+	heal spare
+}
+
+# try OPERATION: to the sectors that fail, for writes and reads with 4 more at either end.
+try() {
+	case $1 in
+	write) part /run/new $from $length >/run/io && put /run/io /dev/mapper/r $from ;;
+	read) get /dev/mapper/r $from $length >/run/got ;;
+	zero) blkdiscard -f -z -o $((from * 512)) -l $((length * 512)) /dev/mapper/r ;;
+	discard) blkdiscard -f -o $((first * 512)) -l $((count * 512)) /dev/mapper/r ;;
+	flush) sync /dev/mapper/r ;;
+	esac
+}
+tried() {
+	try "$1"
+	if [[ $1 == zero ]]; then part /run/zero 0 $length; else part /run/new $from $length; fi >/run/part
+	edit /run/model $from /run/part
+}
+as_model() {
+	part /run/model $((start - 64)) $((units * 64 + 128)) >/run/part
+	same /run/part /dev/mapper/r $((start - 64))
+}
+
+# cell KIND OPERATION SIZE
+cell() {
+	local count=${sectors[$3]} first=$start units=1 from length before text="Input/output error" lost
+	[[ -z ${sense[$1]:-} ]] || text=${sense[$1]#*|}
+	[[ $3 != MiB ]] || units=32
+	[[ $3 != block ]] || first=$((start + 20))
+	from=$((first - 4)) length=$((count + 8)) lost=$first-$((first + count - 1))
+	begin "$1" $units
+	before=$(message r list)
+	break_spare "$1" $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) $count
+	case $(is_bad "$1" && echo bad),$2 in
+	*,discard)
+		# Nothing goes to the slot, so nothing fails.
+		try discard
+		;;
+	bad,write | bad,zero)
+		tried "$2"
+		as_model
+		expect "active $units $units 0" field r mode slots_bad relocated pending
+		again
+		;;
+	bad,read)
+		fails_with "No data available" try read
+		expect $lost unreadable /dev/mapper/r $from $length
+		expect "active $units" field r mode slots_bad
+		mend
+		# What was lost is not what main has, nor what the slot had.
+		expect $lost unreadable /dev/mapper/r $((start - 64)) $((units * 64 + 128))
+		again
+		expect $lost unreadable /dev/mapper/r $((start - 64)) $((units * 64 + 128))
+		tried write
+		;;
+	*)
+		fails_with "$text" try "$2"
+		expect "$before" message r list
+		mend
+		[[ $2 != write && $2 != zero ]] || tried "$2"
+		[[ $2 != flush ]] || try flush
+		expect "$before" message r list
+		as_model
+		expect 0 field r slots_bad
+		message r sync
+		expect active field r mode
+		;;
+	esac
+	as_model
+	mend
+	again
+	as_model
+}
+
+end() {
+	local name
+	mend
+	for name in r main spare; do ! dmsetup info $name >/dev/null 2>&1 || dmsetup remove $name; done
+}
+for each in "${cells[@]}"; do
+	read -r kind operation size <<<"$each"
+	check "$kind, $operation, $size" cell "$kind" "$operation" "$size"
+	end
+done
+remove_disk base
+rmmod scsi_debug
