@@ -6,12 +6,12 @@
 # What a bio makes the metadata area see: writes with a flush, when an entry is made; reads, when one is made in a block
 # that is not in memory, and at activation. Write-zeroes and discards never go there. An area is two blocks here, less
 # than a unit, so it takes the unit's place; the MiB has a superblock and slots as well.
-kinds=(medium ioerr target transport timeout error flakey null)
+kinds=(medium ioerr transport timeout error flakey null)
 [[ ! -e $kunit ]] || kinds+=(dust) # the debug kernel has it
 cells=()
 for kind in "${kinds[@]}"; do
 	for operation in commit load; do
-		for size in sector area MiB; do cells+=("$kind $operation $size "{0,1}); done
+		for where in "sector 0" "sector 1" "area 1" "MiB 0"; do cells+=("$kind $operation $where"); done
 	done
 	[[ -z ${sense[$kind]:-} ]] || cells+=("$kind flush spare 0")
 done
@@ -24,11 +24,15 @@ disk base 16
 data /run/data 64
 head -c 4096 /dev/zero >/run/block
 
-begin() { # KIND
-	local below=/dev/base copy
+# devices KIND: on what can fail this way.
+devices() {
+	local below=/dev/base
 	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
 	lower main $below 0 $main
 	lower spare $below $main $spare
+}
+begin() {
+	local copy
 	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
 	patch main 650 3 error
@@ -66,7 +70,7 @@ mend() {
 # cell KIND OPERATION SIZE REPLICA
 cell() {
 	local before
-	begin "$1"
+	begin
 	before=$(list r)
 	expect 2 u64 104
 	# A bad block on main, for one more entry.
@@ -81,6 +85,17 @@ cell() {
 		message r sync
 		expect active field r mode
 		put /run/data /dev/mapper/r 1280
+		;;
+	commit,MiB)
+		# A slot's error of this kind goes up, too. (The first slots are in the first MiB.)
+		break_spare "$1" "$3" "$4"
+		if [[ $4 == 0 && $1 == t[ri]* ]]; then
+			fails_with "${sense[$1]#*|}" put /run/data /dev/mapper/r 1280
+			expect "$before" list r
+			mend
+		fi
+		put /run/data /dev/mapper/r 1280
+		mend
 		;;
 	commit,*)
 		break_spare "$1" "$3" "$4"
@@ -119,15 +134,18 @@ cell() {
 	same /run/data /dev/mapper/r 1280
 }
 
-end() {
-	local name
-	mend
-	for name in r main spare; do ! dmsetup info $name >/dev/null 2>&1 || dmsetup remove $name; done
-}
+last=
 for each in "${cells[@]}"; do
 	read -r kind operation size replica <<<"$each"
+	if [[ $kind != "$last" ]]; then
+		[[ -z $last ]] || dmsetup remove main spare
+		devices "$kind"
+		last=$kind
+	fi
 	check "$kind, $operation, $size${replica/#[01]/ at replica &}" cell "$kind" "$operation" "$size" "$replica"
-	end
+	mend
+	! dmsetup info r >/dev/null 2>&1 || dmsetup remove r
 done
+dmsetup remove main spare
 remove_disk base
 rmmod scsi_debug

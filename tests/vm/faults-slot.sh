@@ -4,17 +4,19 @@
 . /host/lib.sh
 
 # Cells that cannot exist: a flush has no extent, and of what is here only SCSI disks and a spare that is gone fail
-# one; write-zeroes is a command of its own on the SCSI disk, on null_blk it is writes.
-bad=(medium ioerr target error flakey null)
+# one; of a discard nothing reaches a slot, of whatever size it is. Write-zeroes is a command of its own on the SCSI
+# disk, on null_blk it is writes.
+bad=(medium ioerr error flakey null)
 [[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
 other=(transport timeout)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
 
 cells=()
 for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
-	for operation in write zero read discard; do
+	for operation in write zero read; do
 		for size in block unit MiB; do cells+=("$kind $operation $size"); done
 	done
+	cells+=("$kind discard unit")
 	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush device")
 done
 plan ${#cells[@]}
@@ -30,18 +32,22 @@ head -c 2M /dev/zero >/run/zero
 head -c 4096 /dev/zero >/run/block
 is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 
-# begin KIND UNITS: a device whose units have their data in slots that are consecutive.
-begin() {
-	local below=/dev/base copy
+# devices KIND: on what can fail this way.
+devices() {
+	local below=/dev/base
 	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
 	lower main $below 0 $main
 	lower spare $below $main $spare
-	part /run/model $((start - 64)) $((128 + 64 * $2)) >/run/part
+}
+# begin UNITS: their data is in slots that are consecutive.
+begin() {
+	local copy
+	part /run/model $((start - 64)) $((128 + 64 * $1)) >/run/part
 	put /run/part /dev/mapper/main $((start - 64))
 	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
-	message r remap $start $((64 * $2))
-	part /run/stale 0 $((64 * $2)) >/run/part
+	message r remap $start $((64 * $1))
+	part /run/stale 0 $((64 * $1)) >/run/part
 	put /run/part /dev/mapper/main $start
 	message r list | awk '$3 != slot + NR { exit 1 }' slot=$(($(slot_of r $start) - 1))
 }
@@ -89,13 +95,14 @@ cell() {
 	[[ $3 != MiB ]] || units=32
 	[[ $3 != block ]] || first=$((start + 20))
 	from=$((first - 4)) length=$((count + 8)) lost=$first-$((first + count - 1))
-	begin "$1" $units
+	begin $units
 	before=$(message r list)
 	break_spare "$1" $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) $count
 	case $(is_bad "$1" && echo bad),$2 in
 	*,discard)
 		# Nothing goes to the slot, so nothing fails.
 		try discard
+		mend
 		;;
 	bad,write | bad,zero)
 		tried "$2"
@@ -133,15 +140,18 @@ cell() {
 	as_model
 }
 
-end() {
-	local name
-	mend
-	for name in r main spare; do ! dmsetup info $name >/dev/null 2>&1 || dmsetup remove $name; done
-}
+last=
 for each in "${cells[@]}"; do
 	read -r kind operation size <<<"$each"
+	if [[ $kind != "$last" ]]; then
+		[[ -z $last ]] || dmsetup remove main spare
+		devices "$kind"
+		last=$kind
+	fi
 	check "$kind, $operation, $size" cell "$kind" "$operation" "$size"
-	end
+	mend
+	! dmsetup info r >/dev/null 2>&1 || dmsetup remove r
 done
+dmsetup remove main spare
 remove_disk base
 rmmod scsi_debug

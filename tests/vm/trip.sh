@@ -79,7 +79,7 @@ fail() { # UNIT...
 }
 seven() {
 	gone
-	fail 11 12 13 14 15 16 17 11 12 13 14 15 16 17
+	fail 11 11 12 12 13 13 14 14 15 15 16 16 17 17
 	expect active field r mode
 	expect "16000 * 8" list r
 }
