@@ -2,7 +2,8 @@
 # Which errors count as bad sectors, and what a read of a sector known to be lost does.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 6
+never=(transport timeout reservation nospc protection)
+plan $((7 + 2 * (${#never[@]} + 3)))
 
 disk main 8
 disk spare 4
@@ -56,3 +57,69 @@ written() {
 }
 check "until it is written again" written
 dmsetup remove r
+remove_disk main spare
+
+# --- What a SCSI disk says
+
+scsi 16
+lower main "$good" 0 16384
+lower spare "$good" 16384 16384
+put /run/data /dev/mapper/main 80
+create r /dev/mapper/main /dev/mapper/spare
+
+# up KIND: commands for main's sectors 80 to 83 fail; the error goes up as it came, and that is all.
+up() {
+	patch main 80 4 linear "$sick" @
+	arm "$1"
+	fails_with "${sense[$1]#*|}" get /dev/mapper/r 80 8
+	fails_with "${sense[$1]#*|}" put /run/data /dev/mapper/r 80
+	expect "" message r list
+	expect "active 0/* 0 0" field r mode slots read_errors write_errors
+	disarm
+	put /run/data /dev/mapper/r 80
+	same /run/data /dev/mapper/r 80
+}
+bad_sectors() { # KIND
+	patch main 80 4 linear "$sick" @
+	arm "$1"
+	fails_with "No data available" get /dev/mapper/r 80 8
+	expect "80 pending 0" list r
+	put /run/data /dev/mapper/r 80
+	same /run/data /dev/mapper/r 80
+	expect "80 relocated ff" list r
+	disarm
+	same /run/data /dev/mapper/r 80
+	message r restore 80
+	expect "" list r
+	message r reset
+}
+for bad_on in io media; do
+	message r set bad_on $bad_on
+	for kind in "${never[@]}"; do
+		check "bad_on $bad_on: a $kind error goes up as it came and makes no entry" up "$kind"
+	done
+	for kind in medium ioerr target; do
+		if [[ $bad_on == io || $kind == medium ]]; then
+			check "bad_on $bad_on: a $kind error means bad sectors" bad_sectors "$kind"
+		else
+			check "bad_on $bad_on: a $kind error goes up as it came and makes no entry" up "$kind"
+		fi
+	done
+done
+offline() {
+	message r set bad_on io
+	patch main 0 16384 linear "$sick" @
+	echo offline >"/sys/block/${sick##*/}/device/state"
+	not get /dev/mapper/r 80 8
+	not put /run/data /dev/mapper/r 80
+	expect "" message r list
+	echo running >"/sys/block/${sick##*/}/device/state"
+	soon same /run/data /dev/mapper/r 80
+	put /run/data /dev/mapper/r 80
+	same /run/data /dev/mapper/r 80
+	expect "active 0/*" field r mode slots
+}
+check "a disk that is offline has no bad sectors" offline
+dmsetup remove r
+dmsetup remove main spare
+rmmod scsi_debug

@@ -2,10 +2,10 @@
 # Slots that fail with data in them: what can be saved moves to another slot; the rest is lost, and never main's old data.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 37
+plan 36
 
 main=16384 spare=8192
-disk base 12
+disk base 12 discard=1
 data /run/model $main
 data /run/new 8
 data /run/other 8
@@ -26,7 +26,7 @@ again
 fill() {
 	local unit
 	for unit; do
-		message r remap "$unit"
+		message r remap "$unit" >/dev/null
 		part /run/model "$unit" 8 >/run/part
 		put /run/part /dev/mapper/r "$unit"
 	done
@@ -83,7 +83,6 @@ whole() {
 	expect "80 relocated ff" eval 'list r | grep "^80 "'
 	not expect "$before" slot_of r 80
 }
-before=$(events r)
 check "a slot that fails when its unit is written: the write succeeds, in another slot" whole
 check "status counts a bad slot" more_bad 1
 check "the data is there, before and after re-activation" stays 80 ""
@@ -177,6 +176,7 @@ fill 560
 # Each attempt takes a second; the third finds the sector good.
 transient() {
 	local at
+	slots_bad=$(field r slots_bad)
 	at=$(slot_at /dev/mapper/spare "$(slot_of r 560)")
 	lower shaky /dev/base $main $spare
 	patch shaky $((at + 4)) 1 error
@@ -186,7 +186,8 @@ transient() {
 	wait $!
 	patch spare
 	dmsetup remove shaky
-	expect "0 *" field r slots_bad reads_recovered
+	more_bad 0
+	(($(field r reads_recovered) > 0))
 	stays 560 ""
 }
 check "a slot that can be read at the third attempt loses nothing" transient

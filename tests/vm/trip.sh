@@ -2,7 +2,7 @@
 # A main device that goes away as a whole is not taken for bad sectors: no slots are used, and it is awaited.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 27
+plan 28
 
 main=32768
 scsi 24
@@ -68,7 +68,7 @@ works() {
 check "reads and writes succeed, no entry was made" works
 check "an event was raised then" test "$(events r)" -gt "$before"
 check "and the log says so" eval 'log | grep "mode is now active"'
-kill $load
+check "the load went on all the time" kill $load
 wait $load || true
 
 # --- How many make it trip
