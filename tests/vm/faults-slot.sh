@@ -1,22 +1,27 @@
 #!/bin/bash
 # The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, a MiB.
+# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
 # Cells that cannot exist: a flush has no extent, and of what is here only SCSI disks and a spare that is gone fail
-# one; of a discard nothing reaches a slot, of whatever size it is. Write-zeroes is a command of its own on the SCSI
-# disk, on null_blk it is writes.
-bad=(medium ioerr error flakey null)
+# one; of a discard nothing reaches a slot, of whatever size it is; write-zeroes is a command of its own on the SCSI
+# disk only. The device-mapper targets say what null_blk says, IOERR, and the timeout is like the transport error: these
+# are tried on a unit.
+bad=(medium ioerr null error flakey)
 [[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
 other=(transport timeout)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
 
 cells=()
 for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
-	for operation in write zero read; do
-		for size in block unit MiB; do cells+=("$kind $operation $size"); done
+	sizes=(block unit MiB)
+	[[ $kind != error && $kind != flakey && $kind != dust && $kind != timeout ]] || sizes=(unit)
+	for size in "${sizes[@]}"; do
+		cells+=("$kind write $size" "$kind read $size")
+		[[ -z ${sense[$kind]:-} && $kind != gone-* ]] || cells+=("$kind zero $size")
 	done
-	cells+=("$kind discard unit")
+	[[ -z ${sense[$kind]:-} && $kind != gone-* ]] || cells+=("$kind discard unit")
 	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush device")
 done
 plan ${#cells[@]}
