@@ -36,8 +36,8 @@ is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 begin() {
 	local below=/dev/base
 	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main $below 0 $main
-	lower spare $below $main 12288
+	lower main "$below" 0 $main
+	lower spare "$below" $main 12288
 	put /run/model /dev/mapper/main
 	blank /dev/mapper/spare
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
@@ -77,8 +77,8 @@ place() {
 # try OPERATION: to $from and $length.
 try() {
 	case $1 in
-	write) part /run/new $from $length >/run/io && put /run/io /dev/mapper/r $from ;;
-	read) get /dev/mapper/r $from $length >/run/got ;;
+	write) part /run/new "$from" "$length" >/run/io && put /run/io /dev/mapper/r "$from" ;;
+	read) get /dev/mapper/r "$from" "$length" >/run/got ;;
 	zero) blkdiscard -f -z -o $((from * 512)) -l $((length * 512)) /dev/mapper/r ;;
 	discard) blkdiscard -f -o $((first * 512)) -l $((count * 512)) /dev/mapper/r ;;
 	flush) sync /dev/mapper/r ;;
@@ -99,20 +99,20 @@ cell() {
 	units=$((count > 64 ? count / 64 : 1))
 	before=$(list r)
 	[[ -z ${sense[$1]:-} ]] || text=${sense[$1]#*|}
-	break_main "$1" $first $count
+	break_main "$1" "$first" "$count"
 	case $(is_bad "$1" && echo bad),$2 in
 	bad,write | bad,zero)
-		part /run/model $first $count >/run/old
+		part /run/model "$first" "$count" >/run/old
 		try "$2"
-		if [[ $2 == write ]]; then part /run/new $from $length; else part /run/zero 0 $length; fi >/run/part
-		edit /run/model $from /run/part
+		if [[ $2 == write ]]; then part /run/new "$from" "$length"; else part /run/zero 0 "$length"; fi >/run/part
+		edit /run/model "$from" /run/part
 		as_model
 		# What failed has entries, no unit more, no sector more.
 		list r | grep -vxF "$before" >/run/entries
 		expect $units eval 'wc -l </run/entries'
 		[[ $3 != block ]] || expect "$((first - first % 64)) partial 100000" cat /run/entries
 		mend_main
-		same /run/old /dev/mapper/main $first
+		same /run/old /dev/mapper/main "$first"
 		;;
 	bad,read)
 		fails_with "No data available" try read
@@ -129,11 +129,11 @@ cell() {
 		mend_main
 		if [[ $2 == write || $2 == zero ]]; then
 			try write
-			edit /run/model $from /run/io
+			edit /run/model "$from" /run/io
 		fi
 		try "$2"
-		[[ $2 != zero ]] || edit /run/model $from <(part /run/zero 0 $length)
-		[[ $2 != discard ]] || edit /run/model $first <(get /dev/mapper/r $first $count)
+		[[ $2 != zero ]] || edit /run/model "$from" <(part /run/zero 0 "$length")
+		[[ $2 != discard ]] || edit /run/model "$first" <(get /dev/mapper/r "$first" "$count")
 		;;
 	esac
 	as_model

@@ -29,8 +29,8 @@ head -c 4096 /dev/zero >/run/block
 devices() {
 	local below=/dev/base
 	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main $below 0 $main
-	lower spare $below $main $spare
+	lower main "$below" 0 $main
+	lower spare "$below" $main $spare
 }
 begin() {
 	local copy

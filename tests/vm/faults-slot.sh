@@ -41,8 +41,8 @@ is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 devices() {
 	local below=/dev/base
 	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main $below 0 $main
-	lower spare $below $main $spare
+	lower main "$below" 0 $main
+	lower spare "$below" $main $spare
 }
 # begin UNITS: their data is in slots that are consecutive.
 begin() {
@@ -76,8 +76,8 @@ mend() {
 # try OPERATION: to the sectors that fail, for writes and reads with 4 more at either end.
 try() {
 	case $1 in
-	write) part /run/new $from $length >/run/io && put /run/io /dev/mapper/r $from ;;
-	read) get /dev/mapper/r $from $length >/run/got ;;
+	write) part /run/new "$from" "$length" >/run/io && put /run/io /dev/mapper/r "$from" ;;
+	read) get /dev/mapper/r "$from" "$length" >/run/got ;;
 	zero) blkdiscard -f -z -o $((from * 512)) -l $((length * 512)) /dev/mapper/r ;;
 	discard) blkdiscard -f -o $((first * 512)) -l $((count * 512)) /dev/mapper/r ;;
 	flush) sync /dev/mapper/r ;;
@@ -85,8 +85,8 @@ try() {
 }
 tried() {
 	try "$1"
-	if [[ $1 == zero ]]; then part /run/zero 0 $length; else part /run/new $from $length; fi >/run/part
-	edit /run/model $from /run/part
+	if [[ $1 == zero ]]; then part /run/zero 0 "$length"; else part /run/new "$from" "$length"; fi >/run/part
+	edit /run/model "$from" /run/part
 }
 as_model() {
 	part /run/model $((start - 64)) $((units * 64 + 128)) >/run/part
@@ -102,7 +102,7 @@ cell() {
 	from=$((first - 4)) length=$((count + 8)) lost=$first-$((first + count - 1))
 	begin $units
 	before=$(message r list)
-	break_spare "$1" $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) $count
+	break_spare "$1" $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) "$count"
 	case $(is_bad "$1" && echo bad),$2 in
 	*,discard)
 		# Nothing goes to the slot, so nothing fails.

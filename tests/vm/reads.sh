@@ -73,7 +73,8 @@ one() {
 	has 2003 1
 }
 check "one sector written into a unit that cannot be read: it is read back, the other seven are errors" one
-check "after re-activation too" eval 'again && expect "2000-2002 2004-2007" unreadable /dev/mapper/r 2000 8 && has 2003 1'
+check "after re-activation too" eval \
+	'again && expect "2000-2002 2004-2007" unreadable /dev/mapper/r 2000 8 && has 2003 1'
 one_by_one() {
 	local sector left
 	part /run/new 5 1 >/run/part

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Slots that fail with data in them: what can be saved moves to another slot; the rest is lost, and never main's old data.
+# Slots that fail with data in them: what can be saved moves to another slot; the rest is lost, never main's old data.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 36
@@ -141,7 +141,8 @@ check "a slot that fails on read: the read fails, what it still has moves" on_re
 check "status counts a bad slot" more_bad 1
 check "an event is raised" test "$(events r)" -gt "$before"
 check "the log names the sector" eval 'log | grep "sector 400: "'
-check "the lost sectors are errors, before and after re-activation, though main would answer" stays 400 "402-402 405-405"
+check "the lost sectors are errors, before and after re-activation, though main would answer" \
+	stays 400 "402-402 405-405"
 check "a slot that fails again loses more" eval \
 	'break_slot 400 7 && not get /dev/mapper/r 400 8 && stays 400 "402-402 405-405 407-407"'
 unmoved() {
@@ -180,7 +181,7 @@ transient() {
 	at=$(slot_at /dev/mapper/spare "$(slot_of r 560)")
 	lower shaky /dev/base $main $spare
 	patch shaky $((at + 4)) 1 error
-	patch spare "$at" 8 delay /dev/mapper/shaky $at 1000
+	patch spare "$at" 8 delay /dev/mapper/shaky "$at" 1000
 	(sleep 2.5 && patch shaky) &
 	part /run/model 560 8 | cmp - <(get /dev/mapper/r 560 8)
 	wait $!
