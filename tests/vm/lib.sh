@@ -270,11 +270,13 @@ same() {
 	cmp "$1" /run/same
 }
 
-# unreadable DEVICE SECTOR COUNT: prints the ranges of sectors, `first-last`, that cannot be read one by one.
+# unreadable DEVICE SECTOR COUNT [FILE]: prints the ranges of sectors, `first-last`, that cannot be read one by one; fails
+# if one can be whose content is not what FILE has for this sector.
 unreadable() {
-	python3 - "$@" <<-'P'
+	python3 -S - "$@" <<-'P'
 		import mmap, os, sys
 		device, first, count = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT), int(sys.argv[2]), int(sys.argv[3])
+		model = os.open(sys.argv[4], os.O_RDONLY) if len(sys.argv) > 4 else None
 		buffer, failed = mmap.mmap(-1, 512), []
 		for sector in range(first, first + count):
 		    try:
@@ -283,6 +285,10 @@ unreadable() {
 		        if not failed or failed[-1][1] != sector - 1:
 		            failed.append([sector, sector])
 		        failed[-1][1] = sector
+		    else:
+		        if model is not None and buffer[:] != os.pread(model, 512, sector * 512):
+		            print(f"sector {sector} has not what it should")
+		            sys.exit(1)
 		print(*(f"{a}-{b}" for a, b in failed))
 	P
 }

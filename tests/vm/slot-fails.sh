@@ -45,19 +45,7 @@ write() {
 	edit /run/model $(($1 + $2)) /run/io
 }
 # lost UNIT RANGES: these sectors of the unit are errors, the others have what the model has.
-lost() {
-	local sector
-	expect "$2" unreadable /dev/mapper/r "$1" 8
-	for ((sector = $1; sector < $1 + 8; sector++)); do
-		[[ -n $(unless "$sector" "$2") ]] || continue
-		part /run/model "$sector" 1 | cmp - <(get /dev/mapper/r "$sector" 1)
-	done
-}
-unless() {
-	local range
-	for range in $2; do (($1 < ${range%-*} || $1 > ${range#*-})) || return 0; done
-	echo yes
-}
+lost() { expect "$2" unreadable /dev/mapper/r "$1" 8 /run/model; }
 # Before and after the slot is good again, a reload, re-activation.
 stays() {
 	lost "$@"
