@@ -116,11 +116,11 @@ moved() { # UNIT
 	has "$1" 8
 }
 delayed() {
-	# Each attempt takes a second; the third finds the sectors good.
+	# Each attempt takes two seconds; the third finds the sectors good.
 	lower shaky /dev/base 0 $main
 	patch shaky 4002 2 error
-	patch main 4000 8 delay /dev/mapper/shaky @ 1000
-	(sleep 2.5 && patch shaky) &
+	patch main 4000 8 delay /dev/mapper/shaky @ 2000
+	(sleep 5 && patch shaky) &
 	has 4000 8
 	wait $!
 	expect "1 1" field r read_errors reads_recovered

@@ -162,7 +162,7 @@ all_lost() {
 check "a slot of which nothing can be read" all_lost
 check "until it is written" eval 'write 480 0 8 && stays 480 ""'
 fill 560
-# Each attempt takes a second; the third finds the sector good.
+# Each attempt takes two seconds; the third finds the sector good.
 transient() {
 	local at
 	slots_bad=$(field r slots_bad)
@@ -170,7 +170,7 @@ transient() {
 	lower shaky /dev/base $main $spare
 	patch shaky $((at + 4)) 1 error
 	patch spare "$at" 8 delay /dev/mapper/shaky "$at" 1000
-	(sleep 2.5 && patch shaky) &
+	(sleep 5 && patch shaky) &
 	part /run/model 560 8 | cmp - <(get /dev/mapper/r 560 8)
 	wait $!
 	patch spare
