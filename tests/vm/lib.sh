@@ -114,15 +114,15 @@ patch() {
 	dmsetup resume "$1"
 }
 
-# holes DEVICE FIRST LAST [FIRST LAST]...: the table of a linear device over DEVICE whose given sectors, in ascending
-# order, are bad.
-holes() {
-	local device=$1 at=0 end
+# segments BAD DEVICE [FIRST LAST]...: the table of a linear device over DEVICE whose given sectors, in ascending order,
+# are served by the target that BAD says; @ in it is the first of them.
+segments() {
+	local bad=$1 device=$2 at=0 end
 	end=$(blockdev --getsz "$device")
-	shift
+	shift 2
 	while (($#)); do
 		((at == $1)) || echo "$at $(($1 - at)) linear $device $at"
-		echo "$1 $(($2 - $1 + 1)) error"
+		echo "$1 $(($2 - $1 + 1)) ${bad//@/$1}"
 		at=$(($2 + 1))
 		shift 2
 	done
@@ -197,6 +197,16 @@ fails_with() {
 	not "${@:2}" 2>/run/said
 	cat /run/said
 	grep -qF "$1" /run/said
+# holes DEVICE [FIRST LAST]...: the given sectors are bad.
+holes() { segments error "$@"; }
+
+# stale DEVICE [FIRST LAST]...: the given sectors cannot be written; reading them gives what they had before.
+stale() { segments "flakey $1 @ 0 3600 1 error_writes" "$@"; }
+
+# reload NAME: gives a device the table that stands in standard input.
+reload() {
+	dmsetup load "$1"
+	dmsetup resume "$1"
 }
 
 # --- Remap devices

@@ -1,0 +1,136 @@
+#!/bin/bash
+# Two jobs write different sectors of the same units while these are relocated, restored, and fail: no write is lost.
+# vm: --timeout 600
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+plan 9
+
+modprobe dm-flakey
+seconds=100 units=48 seed=${1:-$((SRANDOM % 10000))}
+sectors=$((8 * units))
+disk disk 8 badblocks_once=1
+disk spare 8
+stale /dev/disk | dmsetup create main
+create r /dev/mapper/main /dev/spare unit_sectors 8
+
+cat >/run/writers.py <<'P'
+"""writers.py JOB SECTORS SEED: four threads write sectors until /run/go goes, each its own, one at a time, and read others
+of its own; then /run/job.JOB says how often each sector was written.
+writers.py DEVICE SECTORS: compares DEVICE with what the jobs said."""
+import mmap, os, random, struct, sys, threading
+
+SECTORS = int(sys.argv[2])
+
+def content(sector, count):
+    return struct.pack("<QQ", sector, count) * 32 if count else bytes(512)
+
+def compare(device, buffer, sector, count):
+    assert os.preadv(device, [memoryview(buffer)[:512]], sector * 512) == 512
+    if buffer[:512] != content(sector, count):
+        sys.exit(f"sector {sector} was written {count} times, and has (sector, time) {struct.unpack_from('<QQ', buffer)}")
+
+def write(device, mine, counts, rnd):
+    buffer = mmap.mmap(-1, 4096)
+    while os.path.exists("/run/go"):
+        sector = rnd.choice(mine)
+        buffer[:512] = content(sector, counts[sector] + 1)
+        assert os.pwrite(device, memoryview(buffer)[:512], sector * 512) == 512
+        counts[sector] += 1
+        sector = rnd.choice(mine)
+        compare(device, buffer, sector, counts[sector])
+
+def job(number, seed):
+    def guarded(*args):
+        try:
+            write(*args)
+        except BaseException as error:
+            print("failed:", repr(error), flush=True)
+            os._exit(1)
+    device = os.open("/dev/mapper/r", os.O_RDWR | os.O_DIRECT)
+    counts = [0] * SECTORS
+    threads = []
+    for thread in range(4):
+        # A unit's eight sectors are those of the eight threads of both jobs.
+        mine = range(2 * thread + number, SECTORS, 8)
+        threads.append(threading.Thread(target=guarded, args=(device, mine, counts, random.Random(seed + 8 * thread + number))))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    with open(f"/run/job.{number}", "w") as file:
+        file.writelines(f"{count}\n" for count in counts)
+
+if sys.argv[1].startswith("/"):
+    device = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+    buffer = mmap.mmap(-1, 4096)
+    jobs = [[int(line) for line in open(f"/run/job.{number}")] for number in (0, 1)]
+    for sector in range(SECTORS):
+        compare(device, buffer, sector, jobs[sector % 2][sector])
+    print(sum(map(sum, jobs)))
+else:
+    job(int(sys.argv[1]), int(sys.argv[3]))
+P
+
+# Every so often the fault that main has changes: nothing, or sectors that it does not write.
+churn() {
+	local n ranges
+	RANDOM=$1
+	while [[ -e /run/go ]]; do
+		ranges=()
+		case $((RANDOM % 3)) in
+		1) for ((n = RANDOM % 8; n < sectors; n += 8 + RANDOM % 40)); do ranges+=("$n" $((n + RANDOM % 8))); done ;;
+		2) ranges=(0 $((RANDOM % sectors))) ;;
+		esac
+		stale /dev/disk "${ranges[@]}" | reload main
+		for ((n = 0; n < 12; n++)); do
+			case $((RANDOM % 6)) in
+			0) message r remap 0 $sectors ;;
+			1) message r restore 0 $sectors ;;
+			2) message r remap $((RANDOM % sectors)) ;;
+			3) message r restore $((RANDOM % sectors)) ;;
+			4) bad disk $((RANDOM % sectors)) ;;
+			5) ((RANDOM % 6)) || { dmsetup suspend r && dmsetup resume r; } ;;
+			esac
+		done
+	done
+}
+moved() { awk -v words=" units $1" 'i = index($0, words) { n += substr($0, 1, i) } END { print n + 0 }' /run/churn; }
+
+echo "# seed $seed (the scenario's argument)"
+touch /run/go
+jobs=()
+for job in 0 1; do
+	python3 /run/writers.py $job $sectors "$seed" >/run/writer.$job 2>&1 &
+	jobs+=($!)
+done
+churn "$seed" >/run/churn 2>&1 &
+churner=$!
+while ((SECONDS < seconds)) && kill -0 $churner "${jobs[@]}" 2>/dev/null; do sleep 1; done
+rm /run/go
+churned=0 written=0
+wait $churner || churned=$?
+for job in "${jobs[@]}"; do wait "$job" || written=1; done
+
+check "the writers read what they wrote (seed $seed)" eval '((!written)) || { cat /run/writer.? && false; }'
+check "no message, suspend or load failed" eval '((!churned)) || { tail -n 5 /run/churn && false; }'
+echo "# units relocated: $(moved relocated), restored: $(moved restored); $(field r write_errors) writes failed," \
+	"writes: $(python3 /run/writers.py /dev/mapper/r $sectors || true)"
+check "units were moved to slots and back, hundreds of times" eval '(($(moved relocated) > 300 && $(moved restored) > 300))'
+check "writes failed, and all were recovered" eval \
+	'(($(field r write_errors) > 0)) && expect "$(field r write_errors)" field r writes_recovered'
+check "every sector has what was written last" python3 /run/writers.py /dev/mapper/r $sectors
+again() {
+	dmsetup remove r
+	create r /dev/mapper/main /dev/spare
+	python3 /run/writers.py /dev/mapper/r $sectors
+}
+check "after re-activation too" again
+stale /dev/disk | reload main
+echo 0 >$nullb/disk/badblocks_once
+good disk 0 $((sectors - 1))
+check "a sound main takes all units back" eval \
+	'expect "* units restored, 0 units stay" message r restore 0 $sectors && expect "" message r list'
+check "and no slot stays in use" expect "0/*" field r slots
+check "and every sector has it there" python3 /run/writers.py /dev/disk $sectors
+dmsetup remove r
+dmsetup remove main
+remove_disk disk spare
