@@ -125,7 +125,6 @@ again() {
 }
 check "after re-activation too" again
 stale /dev/disk | reload main
-echo 0 >$nullb/disk/badblocks_once
 good disk 0 $((sectors - 1))
 check "a sound main takes all units back" eval \
 	'expect "* units restored, 0 units stay" message r restore 0 $sectors && expect "" message r list'
