@@ -1,5 +1,6 @@
 #!/bin/bash
 # dmsetup message: what each prints and does; a bad one changes nothing.
+# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
@@ -288,13 +289,13 @@ create r /dev/main /dev/spare
 
 # --- Bad messages
 
+state() { message r list && dmsetup status r; }
+before=$(state)
 refused_unchanged() {
-	local before
-	before=$(list r && dmsetup status r)
 	# shellcheck disable=SC2086  # words
 	refused "message: $2" message r $1
 	expect 1 eval 'log | grep -c .'
-	expect "$before" eval 'list r && dmsetup status r'
+	expect "$before" state
 }
 for each in "${bad_messages[@]}"; do
 	IFS='|' read -r words sentence <<<"$each"

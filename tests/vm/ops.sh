@@ -1,8 +1,8 @@
 #!/bin/bash
-# Flush, FUA, discard, write-zeroes, passthrough, nowait, and devices with blocks of 4096 bytes.
+# Flush, FUA, discard, write-zeroes, passthrough, nowait, polling, read-only, and limits of all sorts.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 20
+plan 37
 
 data /run/data 64
 data /run/other 64
@@ -113,13 +113,120 @@ uring() {
 		--size=3000k --verify=crc32c --output=/run/fio || { cat /run/fio && false; }
 }
 check "io_uring over entries" uring
+cat >/run/again.py <<'P'
+import mmap, os, sys
+device = os.open("/dev/mapper/r", os.O_RDWR | os.O_DIRECT)
+buffer = mmap.mmap(-1, 8192)
+def again(sector, count):
+    try:
+        done = os.pwritev(device, [memoryview(buffer)[:512 * count]], sector * 512, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return
+    sys.exit(f"{done} bytes of {count} sectors at {sector}")
+again(6000, 1)
+again(6007, 1)
+again(5992, 16)
+again(6104, 8)
+P
+pending_nowait() {
+	message r mark 6104
+	entries=$(message r list 6000)
+	python3 /run/again.py
+	expect "$entries" message r list 6000
+	put /run/data /dev/mapper/r 5992
+	same /run/data /dev/mapper/r 5992
+}
+check "RWF_NOWAIT writes of pending units change nothing; without it they are done" pending_nowait
+nowait_recovered() {
+	bad main 7003
+	python3 - <<'P'
+import mmap, os
+device = os.open("/dev/mapper/r", os.O_RDWR | os.O_DIRECT)
+buffer = mmap.mmap(-1, 4096)
+buffer[:] = open("/run/data", "rb").read(4096)
+assert os.pwritev(device, [buffer], 7000 * 512, os.RWF_NOWAIT) == 4096
+P
+	part /run/data 0 8 >/run/part
+	same /run/part /dev/mapper/r 7000
+	expect "7000 partial * 8" message r query 7000
+}
+check "a RWF_NOWAIT write that fails on main is recovered" nowait_recovered
+
+# --- Read-only
+
+dmsetup remove r
+get /dev/spare 0 8192 >/run/spare
+dmsetup create -r r --table "$(table /dev/main /dev/spare)"
+readonly_table() {
+	expect 1 blockdev --getro /dev/mapper/r
+	same /run/data /dev/mapper/r 5992
+	not put /run/other /dev/mapper/r 5992
+	not blkdiscard /dev/mapper/r
+	bad main 6503
+	not get /dev/mapper/r 6500 8
+	expect "6496 healthy - -" message r query 6500
+	expect readonly field r mode
+	same /run/spare /dev/spare
+}
+check "a read-only table serves its entries, refuses writes and makes no entries" readonly_table
 dmsetup remove r
 
-# --- Limits
+# --- Limits, which are those of both devices
 
-check "a device of 512 byte blocks" eval \
-	'create r /dev/main /dev/spare && expect 512 blockdev --getss /dev/mapper/r && dmsetup remove r'
+# limit NAME
+limit() { cat "/sys/block/dm-$(dmsetup info -c --noheadings -o minor r)/queue/$1"; }
+limits() { # LOGICAL PHYSICAL UNIT: of a device that is made for it
+	expect "$1 $2 $2" eval 'echo $(limit logical_block_size) $(limit physical_block_size) $(limit minimum_io_size)'
+	expect "$1" blockdev --getss /dev/mapper/r
+	expect "$3" field r unit_sectors
+}
+made_for() { # MAIN SPARE LIMITS...
+	blank "$2"
+	create r "$1" "$2"
+	limits "${@:3}"
+	dmsetup remove r
+}
+check "512 byte blocks" made_for /dev/main /dev/spare 512 512 8
 remove_disk main spare
+modprobe scsi_debug dev_size_mb=8 sector_size=512 physblk_exp=3 lbpu=1
+for ((n = 0; n < 100; n++)); do [[ ! -b /dev/sda ]] || break && sleep 0.1; done
+disk fine 8
+disk coarse 8 blocksize=4096
+check "512 over blocks of 512 in 4096" made_for /dev/fine /dev/sda 512 4096 8
+check "blocks of 512 in 4096 over 512" made_for /dev/sda /dev/fine 512 4096 8
+check "blocks of 512 in 4096 over 4096" made_for /dev/sda /dev/coarse 4096 4096 8
+check "4096 over blocks of 512 in 4096" made_for /dev/coarse /dev/sda 4096 4096 8
+remove_disk fine coarse
+rmmod scsi_debug
+modprobe scsi_debug dev_size_mb=8 sector_size=512 physblk_exp=5
+for ((n = 0; n < 100; n++)); do [[ ! -b /dev/sda ]] || break && sleep 0.1; done
+disk fine 4
+check "blocks of 512 in 16384: units of that" made_for /dev/sda /dev/fine 512 16384 32
+rmmod scsi_debug
+remove_disk fine
+smaller() { # MAIN_SECTORS SPARE_SECTORS: the largest request
+	disk main 8 max_sectors="$1"
+	disk spare 4 max_sectors="$2"
+	bad main 1000 1100
+	create r /dev/main /dev/spare
+	expect 16 limit max_hw_sectors_kb
+	over /run/data
+	same /run/data /dev/mapper/r 1000
+	dmsetup remove r
+	remove_disk main spare
+}
+check "the largest request is the smaller of both: main's" smaller 32 1024
+check "the spare's" smaller 1024 32
+polls() { # EXPECTED MAIN_QUEUES SPARE_QUEUES
+	disk main 8 poll_queues="$2"
+	disk spare 4 poll_queues="$3"
+	create r /dev/main /dev/spare
+	expect "$1" limit io_poll
+	dmsetup remove r
+	remove_disk main spare
+}
+check "polling is offered if both devices poll" polls 1 1 1
+check "and else not" eval 'polls 0 1 0 && polls 0 0 1'
 
 # blocks MAIN_BLOCK SPARE_BLOCK [FEATURE...]
 blocks() {
@@ -141,6 +248,56 @@ blocks() {
 check "main of 4096 byte blocks, spare of 512" blocks 4096 512
 check "main of 512, spare of 4096" blocks 512 4096
 check "both of 4096, with units of 64 sectors" blocks 4096 4096 unit_sectors 64
+
+parts() {
+	disk main 8
+	disk spare 4
+	bad main 1003
+	create r /dev/main /dev/spare
+	over /run/data
+	dmsetup remove r
+	get /dev/spare 0 8192 >/run/spare
+	remove_disk spare
+	disk spare 4 blocksize=4096
+	put /run/spare /dev/spare
+	refused "relocated in parts of a logical block" create r /dev/main /dev/spare
+	same /run/spare /dev/spare
+	remove_disk main spare
+}
+check "sectors that moved to a spare of 512 byte blocks are not served by blocks of 4096" parts
+
+# --- Polling
+
+disk main 8 poll_queues=2
+disk spare 4 poll_queues=2
+for ((n = 100; n < 16384; n += 150)); do bad main $n $((n + n % 5)); done
+create r /dev/main /dev/spare unit_sectors 8
+polled() { # FIO_OPTION...
+	timeout 120 fio --name=polled --filename=/dev/mapper/r --direct=1 --ioengine=io_uring --hipri --output=/run/fio "$@" ||
+		{ cat /run/fio && false; }
+}
+polled_writes() {
+	polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=crc32c --verify_backlog=16 --randseed=1
+	(($(field r relocated) > 50))
+	expect "$(field r write_errors)" field r writes_recovered
+	expect 0 field r pending
+}
+check "polled writes that fail are recovered" polled_writes
+check "polled writes and reads over entries" polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=md5 --randseed=2
+polled_reads() {
+	bad main 4000 4007
+	not polled --rw=read --bs=4k --offset=$((4000 * 512)) --size=4k
+	expect "4000 pending *" message r query 4000
+}
+message r restore 3900 200 >/run/restore
+check "a polled read that fails gives an error and a pending entry" polled_reads
+polled_nowait() {
+	polled --rw=write --bs=4k --offset=$((4000 * 512)) --size=4k --verify=crc32c
+	expect "4000 relocated * ff" message r query 4000
+}
+check "and polled writes of pending sectors go to a slot" polled_nowait
+dmsetup remove r
+remove_disk main spare
 
 # --- Write-zeroes: loop devices know it, and null_blk has it done with pages of zeroes
 
