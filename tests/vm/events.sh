@@ -37,7 +37,8 @@ settled() {
 	done
 	echo "${now//\// }"
 }
-# changes "FIELD±N..." COMMAND...: the command changes these numbers by so much, in status's order, and no other but commits.
+# changes "FIELD±N..." COMMAND...: the command changes these numbers by so much, in status's order, and no others but
+# commits.
 changes() {
 	local i before after found=()
 	read -ra before < <(settled)
@@ -52,7 +53,8 @@ changes() {
 }
 reading() { get /dev/mapper/r "$1" "$2" >/dev/null; }
 
-check "nothing that a sound disk does counts" changes "" eval 'put /run/data /dev/mapper/r 0 && same /run/data /dev/mapper/r 0'
+sound() { put /run/data /dev/mapper/r 0 && same /run/data /dev/mapper/r 0; }
+check "nothing that a sound disk does counts" changes "" sound
 for n in 3 20 50; do bad bad $((1000 + n)); done
 check "one read over three bad units" changes "slots+3 pending+3 read_errors+1" not reading $((half + 1000)) 64
 check "a read of a pending unit" changes "read_errors+1" not reading $((half + 1000)) 8
@@ -146,7 +148,7 @@ says() {
 	"${@:3}"
 	for i in "${!fields[@]}"; do [[ ${fields[i]} != "$1" ]] || break; done
 	for ((n = 0; n < 200; n++)); do
-		! tail -n "+$((lines + 1))" /run/watched | awk -v i=$((i + 4)) -v value="$2" '$i == value { found = 1 } END { exit !found }' ||
+		! tail -n "+$((lines + 1))" /run/watched | awk -v i=$((i + 4)) -v value="$2" '{ print $i == value }' | grep -q 1 ||
 			return 0
 		sleep 0.1
 	done
@@ -163,8 +165,8 @@ silent() {
 # one_more FIELD COMMAND...: the command makes the watcher say that there is one more.
 one_more() { says "$1" $(($(field r "$1") + 1)) "${@:2}"; }
 
-check "healthy and redirected I/O raises no event" \
-	silent eval 'put /run/data /dev/mapper/r $((half + 2000)) && reading $((half + 2000)) 64 && message r sync'
+usual() { put /run/data /dev/mapper/r $((half + 2000)) && reading $((half + 2000)) 64 && message r sync; }
+check "healthy and redirected I/O raises no event" silent usual
 bad bad 3003
 check "a read that fails does" one_more pending not reading $((half + 3000)) 8
 check "so does the write that relocates it" one_more relocated put /run/unit /dev/mapper/r $((half + 3000))
@@ -213,8 +215,12 @@ reset() {
 check "reset leaves it" says mode active reset
 check "main is still gone: tripped again" says mode tripped dead
 check "main is back: active, by itself" says mode active eval 'main | reload main'
-check "and main takes writes again" eval \
-	'put /run/unit /dev/mapper/r 6000 && same /run/unit /dev/mapper/r 6000 && expect "6000 healthy - -" message r query 6000'
+written_again() {
+	put /run/unit /dev/mapper/r 6000
+	same /run/unit /dev/mapper/r 6000
+	expect "6000 healthy - -" message r query 6000
+}
+check "and main takes writes again" written_again
 
 # --- set
 

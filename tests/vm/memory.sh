@@ -83,8 +83,8 @@ unreadable() {
 	for n in {1..10}; do
 		next
 		bad main $((at + 3))
-		not get /dev/mapper/r $at 8
-		expect "$at pending *" stubborn message r query $at
+		not get /dev/mapper/r "$at" 8
+		expect "$at pending *" stubborn message r query "$at"
 	done
 }
 
@@ -134,7 +134,7 @@ injecting() {
 	run "${@:3}"
 	echo 0 >"$dir/probability"
 	echo $((1000000 - $(<"$dir/times"))) >>/run/injected
-	return $status
+	return "$status"
 }
 if [[ $VM_KERNEL == debug ]]; then
 	for what in failslab fail_page_alloc; do
@@ -144,7 +144,7 @@ if [[ $VM_KERNEL == debug ]]; then
 		check "$what: pending entries by reading" injecting $what 10 unreadable
 	done
 	echo "# allocations failed: $(xargs </run/injected)"
-	check "allocations did fail" eval 'awk "{ n += \$1 } END { exit n < 100 }" /run/injected'
+	check "allocations did fail" awk '{ n += $1 } END { exit n < 100 }' /run/injected
 fi
 
 # --- Nothing is lost

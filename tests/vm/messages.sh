@@ -156,8 +156,11 @@ marked_data() {
 2016 relocated ff" eval 'list r | grep "^20.. "'
 }
 check "their data is main's until it is written, which relocates them" marked_data
-check "a whole range is marked" eval \
-	'expect "100 units marked" message r mark 8000 800 && expect 100 eval "message r list 8000 | grep -c \"pending .* 0$\""'
+range() {
+	expect "100 units marked" message r mark 8000 800
+	expect 100 eval 'message r list 8000 | grep -c "pending .* 0$"'
+}
+check "a whole range is marked" range
 
 # --- restore
 
@@ -211,7 +214,8 @@ check "what these messages did is there after re-activation" durable
 u64() { od -An -t u8 -j "$1" -N 8 /dev/spare | tr -d ' '; }
 areas=("$(u64 136)" "$(u64 144)") # in blocks
 blocks=$((2 * $(u64 104) + 2))
-check "check reads all metadata blocks, and they are well" expect "$blocks blocks: 0 stale, 0 damaged, 0 repaired" message r check
+well="$blocks blocks: 0 stale, 0 damaged, 0 repaired"
+check "check reads all metadata blocks, and they are well" expect "$well" message r check
 damaged() {
 	get /dev/spare 0 8192 >/run/spare
 	# Of the first table block one copy, of the second the other, and a superblock.

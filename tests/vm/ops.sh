@@ -176,7 +176,9 @@ dmsetup remove r
 # limit NAME
 limit() { cat "/sys/block/dm-$(dmsetup info -c --noheadings -o minor r)/queue/$1"; }
 limits() { # LOGICAL PHYSICAL UNIT: of a device that is made for it
-	expect "$1 $2 $2" eval 'echo $(limit logical_block_size) $(limit physical_block_size) $(limit minimum_io_size)'
+	expect "$1" limit logical_block_size
+	expect "$2" limit physical_block_size
+	expect "$2" limit minimum_io_size
 	expect "$1" blockdev --getss /dev/mapper/r
 	expect "$3" field r unit_sectors
 }
@@ -283,7 +285,8 @@ polled_writes() {
 	expect 0 field r pending
 }
 check "polled writes that fail are recovered" polled_writes
-check "polled writes and reads over entries" polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=md5 --randseed=2
+check "polled writes and reads over entries" \
+	polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=md5 --randseed=2
 polled_reads() {
 	bad main 4000 4007
 	not polled --rw=read --bs=4k --offset=$((4000 * 512)) --size=4k

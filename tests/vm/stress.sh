@@ -8,9 +8,9 @@ plan 9
 # Faults are such that no error may reach fio:
 # - ranges of main become unwritable, but reading them gives what they had. So nothing is lost when a sector goes bad
 #   that only main holds; and main's answer where the slot's is due would be old data, which fio sees.
-# - the next access to some sectors fails, once, be it a read or a write, on main or in a slot. It succeeds when repeated.
-#   A slot that refused a write is not used again; no more than two of those that share a table block, the number that
-#   is kept in reserve.
+# - the next access to some sectors fails, once, be it a read or a write, on main or in a slot. Repeated, it succeeds.
+#   A slot that refused a write is not used again; so no more than two of those that share a table block refuse, the
+#   number that is kept in reserve.
 modprobe dm-flakey
 seconds=270 sectors=65536 seed=${1:-$((SRANDOM % 10000))}
 disk disk $((sectors / 2048)) badblocks_once=1
@@ -86,10 +86,10 @@ churn() {
 echo "# seed $seed (the scenario's argument)"
 touch /run/go
 churn "$seed" >/run/churn 2>&1 &
-churner=$! verified=1
-while ((SECONDS < seconds && verified)) && kill -0 $churner 2>/dev/null; do
+churner=$! failed=0
+while ((SECONDS < seconds && !failed)) && kill -0 $churner 2>/dev/null; do
 	passes=$((passes + 1))
-	pass $((seed + passes)) || verified=0
+	pass $((seed + passes)) || failed=1
 done
 rm /run/go
 churned=0
@@ -100,8 +100,11 @@ echo "# $passes passes; units relocated by message: $(count "units relocated"), 
 	"stayed: $(sed -n 's/.*, \([0-9]* units stay\)/\1/p' /run/churn | awk '{ n += $1 } END { print n + 0 }')," \
 	"marked: $(count "units marked"); $(grep -c '^[0-9]* [0-9]* [0-9]* [0-9]*$' /run/churn) messages and loads"
 
-check "no pass found an error (seed $seed)" eval '((verified)) || { tail -n 20 /run/fio && false; }'
-check "no message, suspend or load failed" eval '((!churned)) || { tail -n 5 /run/churn && false; }'
+none_failed() { # FAILED LOG
+	(($1 == 0)) || { tail -n 20 "$2" && return 1; }
+}
+check "no pass found an error (seed $seed)" none_failed "$failed" /run/fio
+check "no message, suspend or load failed" none_failed "$churned" /run/churn
 plenty() { (($(count "units relocated") > 200 && $(count "units restored") > 100 && $(count "units marked") > 10)); }
 check "many units were relocated, restored and marked meanwhile" plenty
 failures() {

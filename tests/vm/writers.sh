@@ -14,8 +14,8 @@ stale /dev/disk | dmsetup create main
 create r /dev/mapper/main /dev/spare unit_sectors 8
 
 cat >/run/writers.py <<'P'
-"""writers.py JOB SECTORS SEED: four threads write sectors until /run/go goes, each its own, one at a time, and read others
-of its own; then /run/job.JOB says how often each sector was written.
+"""writers.py JOB SECTORS SEED: four threads write sectors until /run/go goes, each its own, one at a time, and read
+others of its own; then /run/job.JOB says how often each sector was written.
 writers.py DEVICE SECTORS: compares DEVICE with what the jobs said."""
 import mmap, os, random, struct, sys, threading
 
@@ -27,7 +27,8 @@ def content(sector, count):
 def compare(device, buffer, sector, count):
     assert os.preadv(device, [memoryview(buffer)[:512]], sector * 512) == 512
     if buffer[:512] != content(sector, count):
-        sys.exit(f"sector {sector} was written {count} times, and has (sector, time) {struct.unpack_from('<QQ', buffer)}")
+        there = struct.unpack_from("<QQ", buffer)
+        sys.exit(f"sector {sector} was written {count} times, and has (sector, time) {there}")
 
 def write(device, mine, counts, rnd):
     buffer = mmap.mmap(-1, 4096)
@@ -52,7 +53,8 @@ def job(number, seed):
     for thread in range(4):
         # A unit's eight sectors are those of the eight threads of both jobs.
         mine = range(2 * thread + number, SECTORS, 8)
-        threads.append(threading.Thread(target=guarded, args=(device, mine, counts, random.Random(seed + 8 * thread + number))))
+        rnd = random.Random(seed + 8 * thread + number)
+        threads.append(threading.Thread(target=guarded, args=(device, mine, counts, rnd)))
         threads[-1].start()
     for thread in threads:
         thread.join()
@@ -106,17 +108,24 @@ churn "$seed" >/run/churn 2>&1 &
 churner=$!
 while ((SECONDS < seconds)) && kill -0 $churner "${jobs[@]}" 2>/dev/null; do sleep 1; done
 rm /run/go
-churned=0 written=0
+churned=0 failed=0
 wait $churner || churned=$?
-for job in "${jobs[@]}"; do wait "$job" || written=1; done
+for job in "${jobs[@]}"; do wait "$job" || failed=1; done
 
-check "the writers read what they wrote (seed $seed)" eval '((!written)) || { cat /run/writer.? && false; }'
-check "no message, suspend or load failed" eval '((!churned)) || { tail -n 5 /run/churn && false; }'
+none_failed() { # FAILED LOG...
+	(($1 == 0)) || { tail -n 20 "${@:2}" && return 1; }
+}
+check "the writers read what they wrote (seed $seed)" none_failed "$failed" /run/writer.0 /run/writer.1
+check "no message, suspend or load failed" none_failed "$churned" /run/churn
 echo "# units relocated: $(moved relocated), restored: $(moved restored); $(field r write_errors) writes failed," \
 	"writes: $(python3 /run/writers.py /dev/mapper/r $sectors || true)"
-check "units were moved to slots and back, hundreds of times" eval '(($(moved relocated) > 300 && $(moved restored) > 300))'
-check "writes failed, and all were recovered" eval \
-	'(($(field r write_errors) > 0)) && expect "$(field r write_errors)" field r writes_recovered'
+often() { (($(moved relocated) > 300 && $(moved restored) > 300)); }
+check "units were moved to slots and back, hundreds of times" often
+failures() {
+	(($(field r write_errors) > 0))
+	expect "$(field r write_errors)" field r writes_recovered
+}
+check "writes failed, and all were recovered" failures
 check "every sector has what was written last" python3 /run/writers.py /dev/mapper/r $sectors
 again() {
 	dmsetup remove r
@@ -126,8 +135,11 @@ again() {
 check "after re-activation too" again
 stale /dev/disk | reload main
 good disk 0 $((sectors - 1))
-check "a sound main takes all units back" eval \
-	'expect "* units restored, 0 units stay" message r restore 0 $sectors && expect "" message r list'
+back() {
+	expect "* units restored, 0 units stay" message r restore 0 $sectors
+	expect "" message r list
+}
+check "a sound main takes all units back" back
 check "and no slot stays in use" expect "0/*" field r slots
 check "and every sector has it there" python3 /run/writers.py /dev/disk $sectors
 dmsetup remove r
