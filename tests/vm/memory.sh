@@ -42,9 +42,9 @@ new_writes() {
 		next
 		bad main $((at + 8)) $((at + 9))
 		part /run/file $((at % 4096)) 32 >/run/part
-		put /run/part /dev/mapper/r $at
-		same /run/part /dev/mapper/r $at
-		echo $at >>/run/new
+		put /run/part /dev/mapper/r "$at"
+		same /run/part /dev/mapper/r "$at"
+		echo "$at" >>/run/new
 	done
 }
 # All that new_writes wrote is there.
@@ -144,7 +144,8 @@ if [[ $VM_KERNEL == debug ]]; then
 		check "$what: pending entries by reading" injecting $what 10 unreadable
 	done
 	echo "# allocations failed: $(xargs </run/injected)"
-	check "allocations did fail" awk '{ n += $1 } END { exit n < 100 }' /run/injected
+	many() { awk '{ n += $1 } END { exit n < 100 }' /run/injected; }
+	check "allocations did fail" many
 fi
 
 # --- Nothing is lost
