@@ -1,6 +1,6 @@
 #!/bin/bash
 # When memory is short, or allocations of the module fail, recovery, relocation and commits go on, and nothing is lost.
-# vm: --mem 640 --timeout 400
+# vm: --mem 640 --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan=6
