@@ -129,6 +129,18 @@ segments() {
 	((at == end)) || echo "$at $((end - at)) linear $device $at"
 }
 
+# holes DEVICE [FIRST LAST]...: the given sectors are bad.
+holes() { segments error "$@"; }
+
+# stale DEVICE [FIRST LAST]...: the given sectors cannot be written; reading them gives what they had before.
+stale() { segments "flakey $1 @ 0 3600 1 error_writes" "$@"; }
+
+# reload NAME: gives a device the table that stands in standard input.
+reload() {
+	dmsetup load "$1"
+	dmsetup resume "$1"
+}
+
 # scsi MIB: $good and $sick, SCSI disks with the same content. On $sick, `arm` makes commands fail.
 scsi() {
 	local disks=()
@@ -197,16 +209,6 @@ fails_with() {
 	not "${@:2}" 2>/run/said
 	cat /run/said
 	grep -qF "$1" /run/said
-# holes DEVICE [FIRST LAST]...: the given sectors are bad.
-holes() { segments error "$@"; }
-
-# stale DEVICE [FIRST LAST]...: the given sectors cannot be written; reading them gives what they had before.
-stale() { segments "flakey $1 @ 0 3600 1 error_writes" "$@"; }
-
-# reload NAME: gives a device the table that stands in standard input.
-reload() {
-	dmsetup load "$1"
-	dmsetup resume "$1"
 }
 
 # --- Remap devices
