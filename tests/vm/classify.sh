@@ -69,8 +69,7 @@ create r /dev/mapper/main /dev/mapper/spare
 
 # up KIND: commands for main's sectors 80 to 83 fail; the error goes up as it came, and that is all.
 up() {
-	patch main 80 4 linear "$sick" @
-	arm "$1"
+	fault "$1" main 80 4
 	fails_with "${sense[$1]#*|}" get /dev/mapper/r 80 8
 	fails_with "${sense[$1]#*|}" put /run/data /dev/mapper/r 80
 	expect "" message r list
@@ -80,8 +79,7 @@ up() {
 	same /run/data /dev/mapper/r 80
 }
 bad_sectors() { # KIND
-	patch main 80 4 linear "$sick" @
-	arm "$1"
+	fault "$1" main 80 4
 	fails_with "No data available" get /dev/mapper/r 80 8
 	expect "80 pending 0" list r
 	put /run/data /dev/mapper/r 80
@@ -108,12 +106,11 @@ for bad_on in io media; do
 done
 offline() {
 	message r set bad_on io
-	patch main 0 16384 linear "$sick" @
-	echo offline >"/sys/block/${sick##*/}/device/state"
+	fault gone-offline main 0 16384
 	not get /dev/mapper/r 80 8
 	not put /run/data /dev/mapper/r 80
 	expect "" message r list
-	echo running >"/sys/block/${sick##*/}/device/state"
+	heal main
 	soon same /run/data /dev/mapper/r 80
 	put /run/data /dev/mapper/r 80
 	same /run/data /dev/mapper/r 80

@@ -34,28 +34,15 @@ is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 
 # begin KIND: devices on what can fail this way.
 begin() {
-	local below=/dev/base
-	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main "$below" 0 $main
-	lower spare "$below" $main 12288
+	lower main "$(made_of "$1")" 0 $main
+	lower spare "$(made_of "$1")" $main 12288
 	put /run/model /dev/mapper/main
 	blank /dev/mapper/spare
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
 }
 end() { dmsetup remove r && dmsetup remove main && dmsetup remove spare; }
 
-break_main() { # KIND FIRST COUNT
-	case $1 in
-	gone-error) patch main 0 $main error ;;
-	gone-offline)
-		patch main 0 $main linear "$sick" @
-		echo offline >"/sys/block/${sick##*/}/device/state"
-		;;
-	*) fault "$1" main "$2" "$3" ;;
-	esac
-}
-mend_main() {
-	echo running >"/sys/block/${sick##*/}/device/state"
+mend() {
 	heal main
 	soon expect active field r mode
 }
@@ -99,7 +86,7 @@ cell() {
 	units=$((count > 64 ? count / 64 : 1))
 	before=$(list r)
 	[[ -z ${sense[$1]:-} ]] || text=${sense[$1]#*|}
-	break_main "$1" "$first" "$count"
+	fault "$1" main "$first" "$count"
 	case $(is_bad "$1" && echo bad),$2 in
 	bad,write | bad,zero)
 		part /run/model "$first" "$count" >/run/old
@@ -111,7 +98,7 @@ cell() {
 		list r | grep -vxF "$before" >/run/entries
 		expect $units eval 'wc -l </run/entries'
 		[[ $3 != block ]] || expect "$((first - first % 64)) partial 100000" cat /run/entries
-		mend_main
+		mend
 		same /run/old /dev/mapper/main "$first"
 		;;
 	bad,read)
@@ -120,13 +107,13 @@ cell() {
 		expect $units eval 'grep -c " pending 0$" /run/entries'
 		part /run/model $((first - 4)) 4 | cmp - <(get /dev/mapper/r $((first - 4)) 4)
 		part /run/model $((first + count)) 4 | cmp - <(get /dev/mapper/r $((first + count)) 4)
-		mend_main
+		mend
 		;;
 	*)
 		# The error as it came, and nothing made of it.
 		fails_with "$text" try "$2"
 		expect "$before" list r
-		mend_main
+		mend
 		if [[ $2 == write || $2 == zero ]]; then
 			try write
 			edit /run/model "$from" /run/io
@@ -163,7 +150,7 @@ for each in "${cells[@]}" end; do
 		last=$kind
 	fi
 	[[ $kind == end ]] || check "$kind, $operation, $size" cell "$kind" "$operation" "$size"
-	! dmsetup info main >/dev/null 2>&1 || mend_main
+	! dmsetup info main >/dev/null 2>&1 || mend
 done
 remove_disk base
 rmmod scsi_debug

@@ -25,13 +25,6 @@ disk base 16
 data /run/data 64
 head -c 4096 /dev/zero >/run/block
 
-# devices KIND: on what can fail this way.
-devices() {
-	local below=/dev/base
-	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main "$below" 0 $main
-	lower spare "$below" $main $spare
-}
 begin() {
 	local copy
 	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
@@ -49,11 +42,7 @@ break_spare() { # KIND SIZE REPLICA
 	local start
 	start=$(($(u64 $((136 + 8 * $3))) * 8))
 	case $1,$2 in
-	gone-error,*) patch spare 0 $spare error ;;
-	gone-offline,*)
-		patch spare 0 $spare linear "$sick" @
-		echo offline >"/sys/block/${sick##*/}/device/state"
-		;;
+	gone-*) fault "$1" spare 0 $spare ;;
 	*,spare)
 		patch spare 0 $spare linear "$sick" @
 		arm "$1" 35
@@ -63,11 +52,6 @@ break_spare() { # KIND SIZE REPLICA
 	*,MiB) fault "$1" spare $(($3 * (spare - 2048))) 2048 ;;
 	esac
 }
-mend() {
-	echo running >"/sys/block/${sick##*/}/device/state"
-	heal spare
-}
-
 # cell KIND OPERATION SIZE REPLICA
 cell() {
 	local before
@@ -82,7 +66,7 @@ cell() {
 		fails_with "Input/output error" put /run/data /dev/mapper/r 1280
 		expect degraded field r mode
 		expect "$before" list r
-		mend
+		heal spare
 		message r sync
 		expect active field r mode
 		put /run/data /dev/mapper/r 1280
@@ -93,10 +77,10 @@ cell() {
 		if [[ $4 == 0 && $1 == t[ri]* ]]; then
 			fails_with "${sense[$1]#*|}" put /run/data /dev/mapper/r 1280
 			expect "$before" list r
-			mend
+			heal spare
 		fi
 		put /run/data /dev/mapper/r 1280
-		mend
+		heal spare
 		;;
 	commit,*)
 		break_spare "$1" "$3" "$4"
@@ -107,13 +91,13 @@ cell() {
 		# Also while the other replica is all there is.
 		again
 		same /run/data /dev/mapper/r 1280
-		mend
+		heal spare
 		;;
 	load,spare)
 		dmsetup remove r
 		break_spare "$1" "$3" "$4"
 		not create r /dev/mapper/main /dev/mapper/spare
-		mend
+		heal spare
 		create r /dev/mapper/main /dev/mapper/spare
 		expect "$before" list r
 		;;
@@ -122,7 +106,7 @@ cell() {
 		again
 		expect "active 1" field r mode relocated
 		expect "$before" list r
-		mend
+		heal spare
 		;;
 	esac
 	again
@@ -140,11 +124,12 @@ for each in "${cells[@]}"; do
 	read -r kind operation size replica <<<"$each"
 	if [[ $kind != "$last" ]]; then
 		[[ -z $last ]] || dmsetup remove main spare
-		devices "$kind"
+		lower main "$(made_of "$kind")" 0 $main
+		lower spare "$(made_of "$kind")" $main $spare
 		last=$kind
 	fi
 	check "$kind, $operation, $size${replica/#[01]/ at replica &}" cell "$kind" "$operation" "$size" "$replica"
-	mend
+	heal spare
 	! dmsetup info r >/dev/null 2>&1 || dmsetup remove r
 done
 dmsetup remove main spare

@@ -37,13 +37,6 @@ head -c 2M /dev/zero >/run/zero
 head -c 4096 /dev/zero >/run/block
 is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 
-# devices KIND: on what can fail this way.
-devices() {
-	local below=/dev/base
-	[[ -z ${sense[$1]:-} && $1 != gone-offline ]] || below=$good
-	lower main "$below" 0 $main
-	lower spare "$below" $main $spare
-}
 # begin UNITS: their data is in slots that are consecutive.
 begin() {
 	local copy
@@ -57,21 +50,6 @@ begin() {
 	message r list | awk '$3 != slot + NR { exit 1 }' slot=$(($(slot_of r $start) - 1))
 }
 again() { dmsetup remove r && create r /dev/mapper/main /dev/mapper/spare; }
-
-break_spare() { # KIND FIRST COUNT
-	case $1 in
-	gone-error) patch spare 0 $spare error ;;
-	gone-offline)
-		patch spare 0 $spare linear "$sick" @
-		echo offline >"/sys/block/${sick##*/}/device/state"
-		;;
-	*) fault "$1" spare "$2" "$3" ;;
-	esac
-}
-mend() {
-	echo running >"/sys/block/${sick##*/}/device/state"
-	heal spare
-}
 
 # try OPERATION: to the sectors that fail, for writes and reads with 4 more at either end.
 try() {
@@ -102,12 +80,12 @@ cell() {
 	from=$((first - 4)) length=$((count + 8)) lost=$first-$((first + count - 1))
 	begin $units
 	before=$(message r list)
-	break_spare "$1" $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) "$count"
+	fault "$1" spare $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) "$count"
 	case $(is_bad "$1" && echo bad),$2 in
 	*,discard)
 		# Nothing goes to the slot, so nothing fails.
 		try discard
-		mend
+		heal spare
 		;;
 	bad,write | bad,zero)
 		tried "$2"
@@ -119,7 +97,7 @@ cell() {
 		fails_with "No data available" try read
 		expect $lost unreadable /dev/mapper/r $from $length
 		expect "active $units" field r mode slots_bad
-		mend
+		heal spare
 		# What was lost is not what main has, nor what the slot had.
 		expect $lost unreadable /dev/mapper/r $((start - 64)) $((units * 64 + 128))
 		again
@@ -129,7 +107,7 @@ cell() {
 	*)
 		fails_with "$text" try "$2"
 		expect "$before" message r list
-		mend
+		heal spare
 		[[ $2 != write && $2 != zero ]] || tried "$2"
 		[[ $2 != flush ]] || try flush
 		expect "$before" message r list
@@ -140,7 +118,7 @@ cell() {
 		;;
 	esac
 	as_model
-	mend
+	heal spare
 	again
 	as_model
 }
@@ -150,11 +128,12 @@ for each in "${cells[@]}"; do
 	read -r kind operation size <<<"$each"
 	if [[ $kind != "$last" ]]; then
 		[[ -z $last ]] || dmsetup remove main spare
-		devices "$kind"
+		lower main "$(made_of "$kind")" 0 $main
+		lower spare "$(made_of "$kind")" $main $spare
 		last=$kind
 	fi
 	check "$kind, $operation, $size" cell "$kind" "$operation" "$size"
-	mend
+	heal spare
 	! dmsetup info r >/dev/null 2>&1 || dmsetup remove r
 done
 dmsetup remove main spare

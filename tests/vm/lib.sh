@@ -175,12 +175,15 @@ commands() {
 	for opcode in ${opcodes:-28 2a 88 8a 41 93 42 35}; do echo "2 $1 $opcode $2" >"$errors"; done
 }
 
-# fault KIND NAME FIRST COUNT: these sectors of NAME, a `lower` device, fail for reads and writes at least; heal NAME:
-# they do not any more. Kinds: those of `sense`, for devices on $good; else error, flakey, dust and null, for devices on
-# /dev/base, a null_blk disk.
+# Kinds of faults are those of `sense`, on $good; error, flakey, dust and null, on /dev/base, a null_blk disk; and, of a
+# device as a whole, gone-error and gone-offline. made_of KIND: what a `lower` device with such faults is made of.
+made_of() {
+	if [[ -n ${sense[$1]:-} || $1 == gone-offline ]]; then echo "$good"; else echo /dev/base; fi
+}
+# fault KIND NAME FIRST COUNT: these sectors of NAME fail, for reads and writes at least; heal NAME: no more.
 fault() {
-	local kind=$1 name=$2 start block first
-	read -r _ start _ <"/run/lower.$2"
+	local kind=$1 name=$2 start length block first
+	read -r _ start length <"/run/lower.$2"
 	first=$((start + $3))
 	case $kind in
 	error) patch "${@:2}" error ;;
@@ -195,13 +198,24 @@ fault() {
 		dmsetup message "$name" "$3" enable
 		;;
 	null) bad base $first $((first + $4 - 1)) ;;
-	*) patch "${@:2}" linear "$sick" @ && arm "$kind" ;;
+	gone-error) patch "$name" 0 "$length" error ;;
+	gone-offline)
+		patch "$name" 0 "$length" linear "$sick" @
+		echo offline >"/sys/block/${sick##*/}/device/state"
+		;;
+	*)
+		patch "${@:2}" linear "$sick" @
+		arm "$kind"
+		;;
 	esac
 }
 heal() {
+	if [[ -n ${sick:-} ]]; then
+		echo running >"/sys/block/${sick##*/}/device/state"
+		disarm
+	fi
 	patch "$1"
 	[[ ! -e $nullb/base ]] || good base 0 $(($(blockdev --getsz /dev/base) - 1))
-	[[ -z ${errors:-} ]] || disarm
 }
 
 # fails_with TEXT COMMAND [ARG...]: the command fails and says so.
@@ -282,8 +296,8 @@ same() {
 	cmp "$1" /run/same
 }
 
-# unreadable DEVICE SECTOR COUNT [FILE]: prints the ranges of sectors, `first-last`, that cannot be read one by one; fails
-# if one can be whose content is not what FILE has for this sector.
+# unreadable DEVICE SECTOR COUNT [FILE]: prints the ranges of sectors, `first-last`, that cannot be read one by one;
+# fails if one can be whose content is not what FILE has for this sector.
 unreadable() {
 	python3 -S - "$@" <<-'P'
 		import mmap, os, sys
