@@ -273,6 +273,9 @@ check "sectors that moved to a spare of 512 byte blocks are not served by blocks
 
 disk main 8 poll_queues=2
 disk spare 4 poll_queues=2
+# null_blk may not sleep when polled, but does, for memory that it does not have yet.
+blank /dev/main
+blank /dev/spare
 for ((n = 100; n < 16384; n += 150)); do bad main $n $((n + n % 5)); done
 create r /dev/main /dev/spare unit_sectors 8
 polled() { # FIO_OPTION...
