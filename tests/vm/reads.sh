@@ -4,7 +4,7 @@
 . /host/lib.sh
 kinds=(null error flakey)
 [[ ! -e $kunit ]] || kinds+=(dust) # the debug kernel has it
-plan $((4 * ${#kinds[@]} + 16))
+plan $((4 * ${#kinds[@]} + 14))
 
 main=16384
 disk base 8
