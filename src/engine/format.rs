@@ -138,6 +138,15 @@ pub struct Update {
     pub cause: Cause,
 }
 
+/// Why and when a record was written, unchecked: nothing depends on it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// A [`Cause`], or a number that this version does not know.
+    pub cause: u32,
+    /// Seconds since 1970.
+    pub changed: u64,
+}
+
 /// What a superblock says, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
@@ -220,6 +229,9 @@ impl Superblock {
         if s.header.number.get() != copy {
             return Err(Damaged(c"Superblock: not the copy that belongs here"));
         }
+        if s.header.generation.get() == u64::MAX {
+            return Err(Damaged(c"Superblock: impossible generation"));
+        }
         let geometry = Geometry {
             unit_sectors: s.unit_sectors.get(),
             copies: s.metadata_copies.get(),
@@ -282,6 +294,29 @@ impl Superblock {
     }
 }
 
+/// Makes the sound superblock in `block` copy `copy` with that generation and label; all else stays,
+/// also what this version does not know.
+pub fn update_superblock(
+    block: &mut Block,
+    copy: u64,
+    generation: u64,
+    label: &[u8; 64],
+    crc32c: Crc32c,
+) {
+    if let Ok(s) = SuperblockOnDisk::mut_from_bytes(block) {
+        s.header.number = U64::new(copy);
+        s.header.generation = U64::new(generation);
+        s.label = *label;
+        seal(block, crc32c);
+    }
+}
+
+/// Whether `block` looks like a table block that was written since the spare was formatted.
+pub fn is_used_table(block: &Block) -> bool {
+    TableBlockOnDisk::ref_from_bytes(block)
+        .is_ok_and(|t| t.header.magic == TABLE_MAGIC && t.header.generation.get() > 1)
+}
+
 /// The generation of table block `number` if `block` is a valid replica of it.
 pub fn table_generation(
     block: &Block,
@@ -307,7 +342,11 @@ pub fn table_generation(
     if t.header.number.get() != number {
         return Err(c"number of another block");
     }
-    Ok(t.header.generation.get())
+    match t.header.generation.get() {
+        // There is none after it.
+        u64::MAX => Err(c"impossible generation"),
+        generation => Ok(generation),
+    }
 }
 
 /// Makes `block` table block `number` with every slot free.
@@ -347,6 +386,18 @@ pub fn set_record(block: &mut Block, index: usize, update: &Update, now: u64) {
         cause: U32::new(update.cause as u32),
         changed: U64::new(now),
     };
+}
+
+/// Why and when record `index` of a table block was written.
+pub fn record_origin(block: &Block, index: usize) -> Origin {
+    let t = TableBlockOnDisk::ref_from_bytes(block).ok();
+    match t.and_then(|t| t.records.get(index)) {
+        None => Origin::default(),
+        Some(r) => Origin {
+            cause: r.cause.get(),
+            changed: r.changed.get(),
+        },
+    }
 }
 
 /// Reads record `index` of valid table block `number` for `geometry`.

@@ -11,6 +11,7 @@
 //! - [`entries`]: the sorted entries of one region and how one of them is replaced.
 //! - [`route`]: which sectors of a request go where.
 //! - [`slots`]: which slots are free, taken, or bad.
+//! - [`image`]: a whole region, judged.
 //! - [`args`] and [`message`]: the table line and the messages.
 
 #![deny(unsafe_code)]
@@ -19,6 +20,7 @@ pub mod args;
 pub mod entries;
 pub mod format;
 pub mod geometry;
+pub mod image;
 pub mod message;
 pub mod route;
 pub mod slots;

@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The metadata of a region, read as a whole and judged by the engine.
+
+use crate::region::Region;
+use crate::{ui, Status};
+use anyhow::Result;
+use dm_remap::engine::entries::{Entry, Loss};
+use dm_remap::engine::format::{Block, Origin, State, Superblock};
+use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
+use dm_remap::engine::image::{
+    ends, read_table, settle, text, Ends, Finding, Found, Seen, Severity, Standing,
+};
+use dm_remap::engine::slots::SlotMap;
+use dm_remap::engine::{Slot, Unit};
+
+/// Continues a CRC-32C; begins with 0.
+pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc, bytes)
+}
+
+/// Why a spare is not used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("{0}: blank, no spare of dm-remap")]
+    Blank(String),
+    #[error("{0}: {1}")]
+    Foreign(String, &'static str),
+    #[error("{0}: {1}")]
+    Unusable(String, String),
+    #[error("{0}: its metadata has damage that must be repaired first: dmremap repair {0}")]
+    Damaged(String),
+}
+
+impl Refused {
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Blank(_) | Self::Foreign(..) => Status::NoSpare,
+            Self::Unusable(..) => Status::Unusable,
+            Self::Damaged(_) => Status::Damaged,
+        }
+    }
+}
+
+/// A slot whose medium failed.
+#[derive(Clone, Copy)]
+pub(crate) struct BadSlot {
+    pub(crate) slot: Slot,
+    pub(crate) unit: Unit,
+    /// The unit's sectors that it took with it, those included that were written again since.
+    pub(crate) lost: u64,
+    pub(crate) origin: Origin,
+}
+
+/// A block to be written again, and where what belongs there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Mend {
+    /// The superblock's copy, if it is one.
+    pub(crate) superblock: Option<u64>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+}
+
+/// The metadata of a region.
+pub(crate) struct Image {
+    pub(crate) found: Found,
+    pub(crate) findings: Vec<Finding>,
+    /// Sorted by unit.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) bad: Vec<BadSlot>,
+    pub(crate) slots: SlotMap<Vec<u64>>,
+    pub(crate) mends: Vec<Mend>,
+    /// Of the slots with an entry, sorted by slot.
+    origins: Vec<(Slot, Origin)>,
+}
+
+/// Number of the block, from the start of the region, that is superblock copy `copy`.
+pub(crate) fn superblock_at(geometry: &Geometry, copy: u64) -> u64 {
+    geometry.superblock_sector(copy) / BLOCK_SECTORS
+}
+
+/// Number of the block, from the start of the region, that is table block `number` of replica `copy`.
+pub(crate) fn table_at(geometry: &Geometry, copy: usize, number: u64) -> u64 {
+    geometry.table_sector(copy, number) / BLOCK_SECTORS
+}
+
+/// A map of free slots, those in a metadata area reserved.
+fn no_slots(geometry: &Geometry) -> SlotMap<Vec<u64>> {
+    let words = SlotMap::<Vec<u64>>::words_for(geometry.slots_total);
+    let mut slots = SlotMap::new(vec![0; words as usize], geometry.slots_total);
+    for slot in geometry.reserved() {
+        slots.reserve(slot);
+    }
+    slots
+}
+
+/// What is at the ends of the region.
+pub(crate) fn probe(region: &Region) -> Ends {
+    let mut reader = region.reader();
+    let mut read = |block: u64, to: &mut Block| reader.read(block, to);
+    ends(&mut read, region.blocks, &mut [0; BLOCK_SIZE], crc32c)
+}
+
+/// The superblock of the region, which is shortened to what it says.
+pub(crate) fn open(region: &mut Region) -> Result<Found> {
+    let name = || region.name.clone();
+    let ends = probe(region);
+    let found = ends.judge().map_err(|why| match &ends.copies {
+        [Err(a), Err(b)] if [a, b].iter().all(|fault| is_foreign(fault)) => {
+            Refused::Foreign(name(), text(why))
+        }
+        _ => Refused::Unusable(name(), text(why).to_string()),
+    })?;
+    let found = found.ok_or_else(|| Refused::Blank(name()))?;
+    region.truncate(found.superblock.geometry.spare_sectors / BLOCK_SECTORS);
+    Ok(found)
+}
+
+fn is_foreign(fault: &dm_remap::engine::format::Fault) -> bool {
+    use dm_remap::engine::format::Fault;
+    matches!(fault, Fault::Damaged(why) if text(why).starts_with("Spare holds foreign data"))
+}
+
+impl Image {
+    /// Reads the superblocks and the whole table; both may have damage that is in the findings.
+    pub(crate) fn read(region: &mut Region) -> Result<Self> {
+        let found = open(region)?;
+        let g = found.superblock.geometry;
+        let mut image = Self {
+            findings: found.findings().collect(),
+            entries: Vec::new(),
+            bad: Vec::new(),
+            slots: no_slots(&g),
+            mends: Vec::new(),
+            origins: Vec::new(),
+            found,
+        };
+        let newest = image.found.newest();
+        for (copy, standing) in (0..).zip(image.found.standing) {
+            if matches!(standing, Standing::Stale { .. } | Standing::Damaged(_)) {
+                image.mends.push(Mend {
+                    superblock: Some(copy),
+                    from: superblock_at(&g, newest),
+                    to: superblock_at(&g, copy),
+                });
+            }
+        }
+        let mut losses = Vec::new();
+        let bar = ui::progress("reading the table", g.table_blocks);
+        let superblock = image.found.superblock.clone();
+        let mut reader = region.reader();
+        read_table(
+            &superblock,
+            &mut |block, to| reader.read(block, to),
+            &mut [[0; BLOCK_SIZE]; MAX_COPIES as usize],
+            crc32c,
+            &mut |seen| {
+                if let Seen::Block { number, .. } = seen {
+                    bar.set_position(number);
+                }
+                image.see(&g, &mut losses, seen);
+            },
+        );
+        bar.finish_and_clear();
+        settle(&mut image.entries, &losses, &mut |finding| {
+            image.findings.push(finding);
+        });
+        Ok(image)
+    }
+
+    fn see(&mut self, g: &Geometry, losses: &mut Vec<Loss>, seen: Seen<'_>) {
+        match seen {
+            Seen::Finding(finding) => self.findings.push(finding),
+            Seen::Block {
+                number, replicas, ..
+            } => {
+                for (copy, standing) in replicas.standing.iter().enumerate() {
+                    if matches!(standing, Standing::Stale { .. } | Standing::Damaged(_)) {
+                        self.mends.push(Mend {
+                            superblock: None,
+                            from: table_at(g, replicas.newest.unwrap_or_default(), number),
+                            to: table_at(g, copy, number),
+                        });
+                    }
+                }
+            }
+            Seen::Record {
+                slot,
+                state: State::Entry { unit, mask },
+                origin,
+            } => {
+                self.slots.take(slot);
+                self.entries.push(Entry::new(unit, slot, mask));
+                self.origins.push((slot, origin));
+            }
+            Seen::Record {
+                slot,
+                state: State::Bad { unit, lost },
+                origin,
+            } => {
+                self.slots.set_bad(slot);
+                self.bad.push(BadSlot {
+                    slot,
+                    unit,
+                    lost,
+                    origin,
+                });
+                if lost != 0 {
+                    let mask = lost;
+                    losses.push(Loss { unit, mask, slot });
+                }
+            }
+            Seen::Record { .. } => (),
+        }
+    }
+
+    pub(crate) fn superblock(&self) -> &Superblock {
+        &self.found.superblock
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.found.superblock.geometry
+    }
+
+    /// The worst of the findings.
+    pub(crate) fn severity(&self) -> Option<Severity> {
+        self.findings.iter().map(Finding::severity).max()
+    }
+
+    /// Why and when the entry in `slot` was written.
+    pub(crate) fn origin(&self, slot: Slot) -> Origin {
+        let at = self.origins.binary_search_by_key(&slot, |(slot, _)| *slot);
+        at.map_or(Origin::default(), |at| self.origins[at].1)
+    }
+
+    /// Refuses an image whose entries cannot be relied on.
+    pub(crate) fn must_be_usable(self, region: &Region) -> Result<Self> {
+        let fatal = |f: &&Finding| f.severity() == Severity::Fatal;
+        if let Some(finding) = self.findings.iter().find(fatal) {
+            let why = finding.to_string();
+            return Err(Refused::Unusable(region.name.clone(), why).into());
+        }
+        Ok(self)
+    }
+
+    /// Refuses an image that must not be written: unusable, damaged, or of a later version.
+    pub(crate) fn must_be_writable(self, region: &Region) -> Result<Self> {
+        let image = self.must_be_usable(region)?;
+        must_not_be_read_only(&image.found, region)?;
+        if image.severity().is_some() {
+            return Err(Refused::Damaged(region.name.clone()).into());
+        }
+        Ok(image)
+    }
+}
+
+/// Refuses a spare with features that only readers may ignore.
+pub(crate) fn must_not_be_read_only(found: &Found, region: &Region) -> Result<()> {
+    if found.superblock.read_only {
+        let why = "has a feature that this version may only read".to_string();
+        return Err(Refused::Unusable(region.name.clone(), why).into());
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `dmremap`: makes, inspects and repairs the spares of dm-remap devices, on the module's own engine.
+//!
+//! - [`cli`]: the command line; everything else is told what to do by it.
+//! - [`region`] and [`image`]: a spare, opened and read.
+//! - one module for each command; [`lists`]: the formats of lists of bad sectors.
+
+mod cli;
+mod dump;
+mod export;
+mod format;
+mod image;
+mod import;
+mod label;
+mod lists;
+mod region;
+mod repair;
+mod ui;
+
+use anyhow::{Context as _, Result};
+use clap::{CommandFactory as _, Parser as _};
+use cli::{Cli, Command};
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+/// How a command ended, as `dmremap --help` has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Status {
+    Done = 0,
+    Damaged = 1,
+    Unusable = 2,
+    NoSpare = 3,
+    Failed = 4,
+    Usage = 64,
+}
+
+fn man(name: Option<&str>) -> Result<()> {
+    let mut command = Cli::command();
+    command.build();
+    if let Some(name) = name {
+        let found = command.find_subcommand(name);
+        command = found.context("no such command")?.clone();
+        // The page's title and file name.
+        let full = format!("dmremap-{name}");
+        command = command.name(full.clone()).display_name(full);
+    }
+    clap_mangen::Man::new(command).render(&mut io::stdout())?;
+    Ok(())
+}
+
+fn run(command: Command) -> Result<Status> {
+    match command {
+        Command::Format(args) => format::run(args),
+        Command::Dump(args) => dump::run(&args),
+        Command::Check(args) => repair::check(&args),
+        Command::Repair(args) => repair::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Label(args) => label::run(&args),
+        Command::Man { name } => man(name.as_deref()).map(|()| Status::Done),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "dmremap", &mut io::stdout());
+            Ok(Status::Done)
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let status = match Cli::try_parse() {
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() {
+                Status::Usage
+            } else {
+                Status::Done
+            }
+        }
+        Ok(cli) => run(cli.command)
+            .and_then(|status| {
+                io::stdout().flush()?;
+                Ok(status)
+            })
+            .unwrap_or_else(|error| {
+                // Whoever reads our output has seen enough.
+                let pipe = error.root_cause().downcast_ref::<io::Error>();
+                if pipe.is_none_or(|e| e.kind() != io::ErrorKind::BrokenPipe) {
+                    ui::error(&error);
+                }
+                error
+                    .downcast_ref::<image::Refused>()
+                    .map_or(Status::Failed, image::Refused::status)
+            }),
+    };
+    ExitCode::from(status as u8)
+}
