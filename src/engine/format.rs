@@ -196,6 +196,10 @@ fn header(magic: [u8; 8], uuid: Uuid, number: u64, generation: u64) -> Header {
     }
 }
 
+/// Where a superblock should be there is something else.
+pub const FOREIGN: Refusal =
+    c"Spare holds foreign data: it is neither blank nor a dm-remap spare";
+
 /// Why a superblock cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -213,9 +217,7 @@ impl Superblock {
             return Err(Damaged(c"Superblock has the wrong size"));
         };
         if s.header.magic != SUPERBLOCK_MAGIC {
-            return Err(Damaged(
-                c"Spare holds foreign data: it is neither blank nor a dm-remap spare",
-            ));
+            return Err(Damaged(FOREIGN));
         }
         if s.header.crc.get() != checksum(block, crc32c) {
             return Err(Damaged(c"Superblock: wrong checksum"));

@@ -38,11 +38,11 @@ pub(crate) enum Command {
     Import(Import),
     Export(Export),
     Label(Label),
-    /// Print the manual page of dmremap, or of one of its commands
+    /// Write the manual pages, of dmremap and of each command, to a directory
     #[command(hide = true)]
     Man {
-        /// The command
-        name: Option<String>,
+        /// The directory
+        directory: PathBuf,
     },
     /// Print the completions for a shell
     #[command(hide = true)]

@@ -4,9 +4,9 @@
 
 use crate::region::Region;
 use crate::{ui, Status};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use dm_remap::engine::entries::{Entry, Loss};
-use dm_remap::engine::format::{Block, Origin, State, Superblock};
+use dm_remap::engine::format::{Block, Fault, Origin, State, Superblock, FOREIGN};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
 use dm_remap::engine::image::{
     ends, read_table, settle, text, Ends, Finding, Found, Seen, Severity, Standing,
@@ -84,6 +84,12 @@ pub(crate) fn table_at(geometry: &Geometry, copy: usize, number: u64) -> u64 {
     geometry.table_sector(copy, number) / BLOCK_SECTORS
 }
 
+/// The generation after `generation`.
+pub(crate) fn next(generation: u64) -> Result<u64> {
+    let next = generation.checked_add(1).filter(|next| *next != u64::MAX);
+    next.context("its generation is the last that there can be")
+}
+
 /// A map of free slots, those in a metadata area reserved.
 fn no_slots(geometry: &Geometry) -> SlotMap<Vec<u64>> {
     let words = SlotMap::<Vec<u64>>::words_for(geometry.slots_total);
@@ -106,7 +112,7 @@ pub(crate) fn open(region: &mut Region) -> Result<Found> {
     let name = || region.name.clone();
     let ends = probe(region);
     let found = ends.judge().map_err(|why| match &ends.copies {
-        [Err(a), Err(b)] if [a, b].iter().all(|fault| is_foreign(fault)) => {
+        [Err(Fault::Damaged(a)), Err(Fault::Damaged(b))] if [*a, *b] == [FOREIGN; 2] => {
             Refused::Foreign(name(), text(why))
         }
         _ => Refused::Unusable(name(), text(why).to_string()),
@@ -114,11 +120,6 @@ pub(crate) fn open(region: &mut Region) -> Result<Found> {
     let found = found.ok_or_else(|| Refused::Blank(name()))?;
     region.truncate(found.superblock.geometry.spare_sectors / BLOCK_SECTORS);
     Ok(found)
-}
-
-fn is_foreign(fault: &dm_remap::engine::format::Fault) -> bool {
-    use dm_remap::engine::format::Fault;
-    matches!(fault, Fault::Damaged(why) if text(why).starts_with("Spare holds foreign data"))
 }
 
 impl Image {

@@ -36,20 +36,6 @@ pub(crate) enum Status {
     Usage = 64,
 }
 
-fn man(name: Option<&str>) -> Result<()> {
-    let mut command = Cli::command();
-    command.build();
-    if let Some(name) = name {
-        let found = command.find_subcommand(name);
-        command = found.context("no such command")?.clone();
-        // The page's title and file name.
-        let full = format!("dmremap-{name}");
-        command = command.name(full.clone()).display_name(full);
-    }
-    clap_mangen::Man::new(command).render(&mut io::stdout())?;
-    Ok(())
-}
-
 fn run(command: Command) -> Result<Status> {
     match command {
         Command::Format(args) => format::run(args),
@@ -59,7 +45,11 @@ fn run(command: Command) -> Result<Status> {
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Label(args) => label::run(&args),
-        Command::Man { name } => man(name.as_deref()).map(|()| Status::Done),
+        Command::Man { directory } => {
+            let name = || directory.display().to_string();
+            clap_mangen::generate_to(Cli::command(), &directory).with_context(name)?;
+            Ok(Status::Done)
+        }
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "dmremap", &mut io::stdout());
             Ok(Status::Done)

@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! `dmremap format`: how large a spare should be, and a new one.
+
+use crate::cli::Format;
+use crate::dump::{time, uuid};
+use crate::image::{crc32c, probe, superblock_at, table_at, Image};
+use crate::label::{decode, encode};
+use crate::region::{measure, Access, Region};
+use crate::{import::now, ui, Status};
+use anyhow::{bail, ensure, Context as _, Result};
+use dm_remap::engine::format::{blank_table_block, Block, Superblock};
+use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_UNIT_SECTORS};
+use dm_remap::engine::image::text;
+use std::path::Path;
+
+/// Bytes at each end of a region that must be zero.
+const END: usize = 1 << 20;
+
+/// What may be at the start of a device: where, which bytes, what.
+const SIGNATURES: &[(usize, &[u8], &str)] = &[
+    (0, b"RMAPSUPR", "a damaged spare of dm-remap"),
+    (4096, b"RMAPTABL", "the table of a spare of dm-remap"),
+    (0, b"XFSB", "an XFS file system"),
+    (1080, b"\x53\xef", "an ext2, ext3 or ext4 file system"),
+    (1024, b"\x10\x20\xf5\xf2", "an F2FS file system"),
+    (65600, b"_BHRfS_M", "a btrfs file system"),
+    (3, b"NTFS    ", "an NTFS file system"),
+    (0, b"LUKS\xba\xbe", "a LUKS volume"),
+    (512, b"LABELONE", "an LVM physical volume"),
+    (4096, b"\xfc\x4e\x2b\xa9", "a member of an md array"),
+    (0, b"\xfc\x4e\x2b\xa9", "a member of an md array"),
+    (4086, b"SWAPSPACE2", "swap space"),
+    (512, b"EFI PART", "a GUID partition table"),
+    (510, b"\x55\xaa", "a boot sector or partition table"),
+];
+
+/// What the metadata is to be like.
+struct Wish {
+    main_sectors: u64,
+    unit_sectors: u32,
+    copies: u32,
+}
+
+impl Wish {
+    fn plan(&self, blocks: u64) -> Result<Geometry> {
+        let sectors = blocks.saturating_mul(BLOCK_SECTORS);
+        Geometry::plan(self.main_sectors, sectors, self.unit_sectors, self.copies)
+            .map_err(|why| anyhow::anyhow!(text(why)))
+    }
+
+    /// Units of main.
+    fn units(&self) -> u64 {
+        self.main_sectors.div_ceil(self.unit_sectors.into())
+    }
+
+    /// Units in a share of main in percent, rounded up.
+    fn share(&self, percent: f64) -> Result<u64> {
+        ensure!(
+            percent > 0.0 && percent <= 100.0,
+            "--share {percent}: not above 0 and up to 100"
+        );
+        Ok((self.units() as f64 * percent / 100.0).ceil() as u64)
+    }
+
+    /// The layout with the fewest blocks that has `slots` slots to give out.
+    fn smallest(&self, slots: u64) -> Result<Geometry> {
+        ensure!(slots > 0, "--slots 0: there must be one at least");
+        let suffices = |blocks: u64| self.plan(blocks).is_ok_and(|g| usable(&g) >= slots);
+        let mut high = 5;
+        while !suffices(high) {
+            high *= 2;
+            ensure!(
+                high < 1 << 40,
+                "--slots {slots}: more than a spare can have"
+            );
+        }
+        let mut low = high / 2;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if suffices(middle) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        self.plan(high)
+    }
+}
+
+/// Slots that can be given out.
+fn usable(g: &Geometry) -> u64 {
+    let mut last = None;
+    let reserved = g.reserved().filter(|slot| last.replace(*slot) != Some(*slot));
+    g.slots_total - reserved.count() as u64
+}
+
+/// A share for a person.
+fn percent(part: u64, all: u64) -> String {
+    format!("{:.3} %", 100.0 * part as f64 / all.max(1) as f64)
+}
+
+fn advise(args: &Format, wish: &Wish) -> Result<Status> {
+    println!(
+        "main: {}, {} units of {}",
+        ui::size(wish.main_sectors),
+        wish.units(),
+        ui::size(wish.unit_sectors.into())
+    );
+    let wanted = match (args.slots, args.share) {
+        (Some(slots), _) => vec![slots],
+        (_, Some(share)) => vec![wish.share(share)?],
+        _ => [0.01, 0.1, 0.5, 1.0, 5.0]
+            .iter()
+            .map(|share| wish.share(*share))
+            .collect::<Result<_>>()?,
+    };
+    for slots in wanted {
+        let g = wish.smallest(slots)?;
+        println!(
+            "{slots} slots, {} of main: spare of {}",
+            percent(slots, wish.units()),
+            ui::size(g.spare_sectors)
+        );
+    }
+    if args.slots.is_none() && args.share.is_none() {
+        println!("A disk that loses more than 1 % of its sectors is about to fail as a whole.");
+    }
+    Ok(Status::Done)
+}
+
+/// What is on the region; `None`: its ends are zero.
+fn contents(region: &mut Region) -> Result<Option<String>> {
+    let length = (region.blocks as usize).saturating_mul(BLOCK_SIZE).min(END);
+    let mut first = vec![0; length];
+    let mut last = vec![0; length];
+    region.read(0, &mut first)?;
+    region.read(region.blocks - (length / BLOCK_SIZE) as u64, &mut last)?;
+    if let Ok(Some(found)) = probe(region).judge() {
+        let s = &found.superblock;
+        let blocks = region.blocks;
+        let held = match Image::read(region) {
+            Ok(image) => format!("{} entries", image.entries.len()),
+            Err(_) => "an unreadable table".into(),
+        };
+        region.blocks = blocks;
+        return Ok(Some(format!(
+            "a spare of dm-remap, label {:?}, formatted {}, with {held}",
+            decode(&s.label),
+            time(s.created)
+        )));
+    }
+    let is_there = |(at, magic, _): &&(usize, &[u8], &str)| {
+        let bytes = first.get(*at..*at + magic.len());
+        bytes == Some(*magic)
+    };
+    if let Some((at, _, what)) = SIGNATURES.iter().find(is_there) {
+        return Ok(Some(format!("{what} (byte {at})")));
+    }
+    let ends = region.blocks * BLOCK_SIZE as u64;
+    let used = first.iter().position(|b| *b != 0).map(|at| at as u64);
+    let used = used.or_else(|| {
+        let at = last.iter().position(|b| *b != 0)?;
+        Some(ends - (length - at) as u64)
+    });
+    Ok(used.map(|at| format!("unknown data (byte {at} is not zero)")))
+}
+
+pub(crate) fn run(args: Format) -> Result<Status> {
+    let label = encode(&args.label)?;
+    let mut sizes = [1, BLOCK_SECTORS as u32];
+    let mut main_sectors = args.main_sectors;
+    if let Some(main) = &args.main {
+        let (length, [logical, physical]) = measure(main)?;
+        main_sectors = main_sectors.or(Some(length));
+        sizes = [logical, sizes[1].max(physical)];
+    }
+    let main_sectors = main_sectors.context("neither --main nor --main-sectors")?;
+    ensure!(main_sectors > 0, "main has no sectors");
+
+    let access = if args.advise { Access::Read } else { Access::Write };
+    let open = |spare: &Path| Region::open_at(spare, &args.bounds, access);
+    let mut region = args.spare.as_deref().map(open).transpose()?;
+    if let Some(region) = &region {
+        let [logical, physical] = region.block_sizes();
+        sizes = [sizes[0].max(logical), sizes[1].max(physical)];
+        let same = args.main.as_deref().is_some_and(|main| region.is_same_as(main));
+        ensure!(
+            !same || args.main_sectors.is_some(),
+            "{}: main and spare are the same; say with --main-sectors and --spare-start \
+             which part is which",
+            region.name
+        );
+    }
+    let [logical, physical] = sizes;
+    let unit_sectors = args.unit_sectors.unwrap_or(physical.min(MAX_UNIT_SECTORS));
+    ensure!(
+        unit_sectors >= logical,
+        "--unit-sectors {unit_sectors}: less than a logical block of the devices, {logical}"
+    );
+    let wish = Wish {
+        main_sectors,
+        unit_sectors,
+        copies: args.metadata_copies,
+    };
+    // Whatever is wrong with unit and copies, without regard to sizes.
+    wish.plan(1 << 24)?;
+    if args.advise {
+        return advise(&args, &wish);
+    }
+    let Some(region) = &mut region else {
+        bail!("no spare given");
+    };
+    let wanted = match (args.slots, args.share) {
+        (Some(slots), _) => Some(slots),
+        (_, Some(share)) => Some(wish.share(share)?),
+        _ => None,
+    };
+    let g = match wanted {
+        Some(slots) => wish.smallest(slots)?,
+        None => wish
+            .plan(region.blocks)
+            .with_context(|| region.name.clone())?,
+    };
+    let blocks = g.spare_sectors / BLOCK_SECTORS;
+    ensure!(
+        blocks <= region.blocks,
+        "{}: {}, and {} slots take {}",
+        region.name,
+        ui::size(region.blocks * BLOCK_SECTORS),
+        usable(&g),
+        ui::size(g.spare_sectors)
+    );
+
+    let found = contents(region)?;
+    if let Some(found) = &found {
+        ensure!(
+            args.force,
+            "{}: not blank: {found}; --force formats it, and what is on it is lost",
+            region.name
+        );
+    }
+    let found = found.unwrap_or_else(|| "blank".into());
+    println!("{}: {found}", region.name);
+    println!(
+        "{} slots of {}: {} of main's {} units",
+        usable(&g),
+        ui::size(g.unit_sectors.into()),
+        percent(usable(&g), wish.units()),
+        wish.units()
+    );
+    ui::confirm(
+        &format!("Write {} copies of the metadata?", g.copies),
+        args.yes,
+    )?;
+    if args.force {
+        // A superblock of before, past the end of the new region.
+        region.write(region.blocks - 1, &[0; BLOCK_SIZE])?;
+    }
+    let shorter = blocks < region.blocks || args.bounds.spare_sectors.is_some();
+    region.truncate(blocks);
+    let superblock = write(region, g, label)?;
+    println!("uuid {}", uuid(&superblock.uuid));
+    let main = args.main.as_deref().unwrap_or(Path::new("<main_dev>"));
+    print!(
+        "table: 0 {main_sectors} remap {} <main_start> {} {}",
+        main.display(),
+        region.name,
+        args.bounds.spare_start
+    );
+    if shorter {
+        print!(" 2 spare_sectors {}", g.spare_sectors);
+    }
+    println!();
+    Ok(Status::Done)
+}
+
+/// Writes the metadata of an empty spare. The first superblock comes last.
+fn write(region: &Region, geometry: Geometry, label: [u8; 64]) -> Result<Superblock> {
+    let mut uuid = [0; 16];
+    rustix::rand::getrandom(&mut uuid[..], rustix::rand::GetRandomFlags::empty())
+        .context("no random numbers")?;
+    let superblock = Superblock {
+        uuid,
+        generation: 1,
+        read_only: false,
+        geometry,
+        created: now(),
+        label,
+    };
+    // No superblock of before may lead to what is not its table any more.
+    for copy in [0, 1] {
+        region.write(superblock_at(&geometry, copy), &[0; BLOCK_SIZE])?;
+    }
+    region.sync()?;
+    let copies = geometry.areas().len();
+    let bar = ui::progress("formatting", geometry.table_blocks * copies as u64);
+    let mut chunk = Vec::new();
+    for copy in 0..copies {
+        for first in (0..geometry.table_blocks).step_by(256) {
+            chunk.clear();
+            for number in first..geometry.table_blocks.min(first + 256) {
+                let mut block: Block = [0; BLOCK_SIZE];
+                blank_table_block(&mut block, &uuid, number, crc32c);
+                chunk.extend_from_slice(&block);
+            }
+            region.write(table_at(&geometry, copy, first), &chunk)?;
+            bar.inc((chunk.len() / BLOCK_SIZE) as u64);
+        }
+    }
+    region.sync()?;
+    bar.finish_and_clear();
+    for copy in [1, 0] {
+        let mut block: Block = [0; BLOCK_SIZE];
+        superblock.write(&mut block, copy, crc32c);
+        region.write(superblock_at(&geometry, copy), &block)?;
+        region.sync()?;
+    }
+    Ok(superblock)
+}
