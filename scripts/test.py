@@ -153,7 +153,7 @@ def host_tests():
     print("host tests", flush=True)
     start = time.monotonic()
     run = subprocess.run(
-        [ROOT / "scripts/build", "cargo", "test", "--no-fail-fast"],
+        [ROOT / "scripts/build", "cargo", "test", "--features", "tool", "--no-fail-fast"],
         env={**os.environ, "CARGO_PROFILE_TEST_OPT_LEVEL": "2"},  # fast, and overflow is still a panic
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )

@@ -197,8 +197,7 @@ fn header(magic: [u8; 8], uuid: Uuid, number: u64, generation: u64) -> Header {
 }
 
 /// Where a superblock should be there is something else.
-pub const FOREIGN: Refusal =
-    c"Spare holds foreign data: it is neither blank nor a dm-remap spare";
+pub const FOREIGN: Refusal = c"Spare holds foreign data: it is neither blank nor a dm-remap spare";
 
 /// Why a superblock cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

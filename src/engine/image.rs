@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A whole region as it was found on a spare, judged: which superblock counts, which replica of each
-//! table block, whether every record is possible and whether all of them agree.
+//! A whole region as it was found on a spare, judged: which superblock counts, which replica of
+//! each table block, whether every record is possible and whether all of them agree.
 //!
-//! Everything here is hostile input. [`ends`] looks for the superblocks, [`read_table`] goes through
-//! the table, [`settle`] compares the entries with each other; what is wrong comes as [`Finding`]s,
-//! which name block, replica, record and reason. Blocks are counted from the start of the region.
+//! Everything here is hostile input. [`ends`] looks for the superblocks, [`read_table`] goes
+//! through the table, [`settle`] compares the entries with each other; what is wrong comes as
+//! [`Finding`]s, which name block, replica, record and reason. Blocks are counted from the start
+//! of the region.
 
 use super::entries::{sort_by_unit, Entry, Loss};
 use super::format::{
@@ -42,6 +43,8 @@ pub enum Finding {
     NoReplica {
         /// The table block.
         block: u64,
+        /// What its replicas are.
+        standing: [Standing; MAX_COPIES as usize],
     },
     /// A record says what none may say.
     Record {
@@ -144,7 +147,14 @@ impl fmt::Display for Finding {
                 copy,
                 standing,
             } => write!(f, "table block {block}, replica {copy}: {standing}"),
-            Self::NoReplica { block } => write!(f, "table block {block}: no valid replica"),
+            Self::NoReplica { block, standing } => {
+                write!(f, "table block {block}: no valid replica")?;
+                let there = standing.iter().filter(|s| **s != Standing::Unused);
+                for (copy, standing) in there.enumerate() {
+                    write!(f, "{} {standing}", if copy == 0 { ":" } else { "," })?;
+                }
+                Ok(())
+            }
             Self::Record { block, index, why } => {
                 write!(f, "table block {block}, record {index}: {}", text(why))
             }
@@ -371,6 +381,14 @@ pub fn read_table(
         }
         let blocks = blocks.get(..g.areas().len()).unwrap_or_default();
         let replicas = compare(blocks, &superblock.uuid, number, crc32c);
+        let newest = replicas.newest.and_then(|copy| *blocks.get(copy)?);
+        let Some(block) = newest else {
+            see(Seen::Finding(Finding::NoReplica {
+                block: number,
+                standing: replicas.standing,
+            }));
+            continue;
+        };
         for (copy, standing) in replicas.standing.into_iter().enumerate() {
             if !matches!(standing, Standing::Current | Standing::Unused) {
                 see(Seen::Finding(Finding::Replica {
@@ -380,11 +398,6 @@ pub fn read_table(
                 }));
             }
         }
-        let newest = replicas.newest.and_then(|copy| *blocks.get(copy)?);
-        let Some(block) = newest else {
-            see(Seen::Finding(Finding::NoReplica { block: number }));
-            continue;
-        };
         see(Seen::Block {
             number,
             replicas: &replicas,
@@ -653,7 +666,7 @@ mod tests {
             }
         }
 
-        /// Damages block `nth` of the metadata; swaps it with the next one, the last with the first.
+        /// Damages block `nth` of the metadata; swaps it with the next, the last with the first.
         fn apply(self, disk: &mut Disk, nth: usize, hit: &mut Vec<Option<u64>>) {
             let metadata = disk.metadata();
             let (at, number, _) = metadata[nth];
@@ -694,7 +707,7 @@ mod tests {
         let mut cases = 0;
         for copies in 2..=4 {
             let metadata = Disk::new(copies, &mut Random(7)).metadata();
-            for nth in 0..metadata.len() {
+            for (nth, place) in metadata.iter().enumerate() {
                 let flips = [0, 70, 100, 300, 383, 600, 32767].map(Damage::Flip);
                 for damage in [Damage::Zero, Damage::Swap, Damage::Older]
                     .into_iter()
@@ -703,7 +716,7 @@ mod tests {
                     let mut disk = Disk::new(copies, &mut Random(7));
                     let mut hit = Vec::new();
                     damage.apply(&mut disk, nth, &mut hit);
-                    let what = format!("{copies} copies, {damage:?} of {:?}", metadata[nth]);
+                    let what = format!("{copies} copies, {damage:?} of {place:?}");
                     let right = right_or_refused(&disk, &hit, &what);
                     // Two neighbours that change places are two damaged blocks.
                     let both = hit.len() == 2 && hit[0] == hit[1];
@@ -814,8 +827,8 @@ mod tests {
     }
 
     proptest! {
-        /// Records of any content under right checksums: no panic; what is accepted keeps the rules,
-        /// and what contradicts itself is found.
+        /// Records of any content under right checksums: no panic; what is accepted keeps the
+        /// rules, and what contradicts itself is found.
         #[test]
         fn hostile_records_are_found(
             records in proptest::collection::vec(

@@ -1,2 +1,10 @@
-//! x
-fn main(){}
+// SPDX-License-Identifier: GPL-2.0
+
+//! Tests of `dmremap` as a user meets it, of `docs/format.md` and of the independent reader.
+
+mod commands;
+mod damage;
+mod image;
+mod import;
+mod reader;
+mod tool;

@@ -14,9 +14,13 @@ Examples:
   dmremap import --device safe rescue.map --format ddrescue
   dmremap dump --json /dev/sdb1 | jq .entries
 
-Exit status: 0 done, and what was looked at is sound; 1 the metadata has damage that costs nothing
-(dmremap repair, or the next activation); 2 the metadata cannot be used; 3 there is no dm-remap spare;
-4 the command failed; 64 wrong usage.";
+Exit status:
+  0   done, and what was looked at is sound
+  1   the metadata has damage that costs nothing; repair or the next activation mends it
+  2   the metadata cannot be used
+  3   there is no dm-remap spare
+  4   the command failed
+  64  wrong usage";
 
 /// Makes, inspects and repairs the spares of dm-remap devices.
 ///
@@ -74,8 +78,8 @@ pub(crate) struct Bounds {
 
 /// Make a new, empty spare
 ///
-/// Says first what there is and what there will be, and asks. A region whose first or last MiB is not
-/// zero is refused without --force. The first superblock is written last: a format that was
+/// Says first what there is and what there will be, and asks. A region whose first or last MiB is
+/// not zero is refused without --force. The first superblock is written last: a format that was
 /// interrupted leaves a region that is complete or no spare at all.
 #[derive(Args)]
 #[command(after_help = "\
@@ -101,7 +105,8 @@ pub(crate) struct Format {
     #[arg(long, value_name = "SECTORS")]
     pub(crate) unit_sectors: Option<u32>,
     /// Replicas of the metadata, 2 to 4
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(2..=4))]
     pub(crate) metadata_copies: u32,
     /// A name for it, 64 bytes at most
     #[arg(long, value_name = "TEXT", default_value = "")]
@@ -154,8 +159,8 @@ pub(crate) struct Check {
 
 /// Rewrite damaged and stale copies from valid ones
 ///
-/// Only what can be proven: a copy that is damaged or stale is replaced by the valid one of the same
-/// block with the highest generation. What it replaces is saved first.
+/// Only what can be proven: a copy that is damaged or stale is replaced by the valid one of the
+/// same block with the highest generation. What it replaces is saved first.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -188,15 +193,19 @@ pub(crate) enum ListFormat {
 
 /// Make pending entries from a list of bad sectors
 ///
-/// Sectors count from the start of main. Units that have an entry keep it. With a spare, the list is
-/// imported offline, completely or not at all; with --device, into an active device, by messages.
+/// Sectors count from the start of main. Units that have an entry keep it. With a spare, the list
+/// is imported offline, once all of it is known to fit; with --device, into an active device, by
+/// messages.
 #[derive(Args)]
-#[command(allow_missing_positional = true, after_help = "\
+#[command(
+    allow_missing_positional = true,
+    after_help = "\
 Examples:
   badblocks -b 4096 -o bad.txt /dev/sda1
   dmremap import /dev/sdb1 bad.txt --format badblocks --block-size 4096
   dmremap import --device safe rescue.map --format ddrescue
-  echo 4711 | dmremap import /dev/sdb1 - --format sectors")]
+  echo 4711 | dmremap import /dev/sdb1 - --format sectors"
+)]
 pub(crate) struct Import {
     /// The spare: a block device or an image file
     #[arg(value_hint = ValueHint::FilePath, required_unless_present = "device")]
@@ -207,15 +216,22 @@ pub(crate) struct Import {
     #[arg(required = true, value_hint = ValueHint::FilePath)]
     pub(crate) list: PathBuf,
     /// An active device of that name instead of a spare
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["spare", "spare_start", "spare_sectors"])]
+    #[arg(long, value_name = "NAME",
+          conflicts_with_all = ["spare", "spare_start", "spare_sectors"])]
     pub(crate) device: Option<String>,
+    /// What kind of list
     #[arg(long)]
     pub(crate) format: ListFormat,
     /// Block size of a badblocks list, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1024)]
     pub(crate) block_size: u64,
     /// Which blocks of a ddrescue map are bad: of ?*/-
-    #[arg(long, value_name = "CHARACTERS", default_value = "-", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "CHARACTERS",
+        default_value = "-",
+        allow_hyphen_values = true
+    )]
     pub(crate) statuses: String,
     /// Where main begins on the device that the list speaks of
     #[arg(long, value_name = "SECTOR", default_value_t = 0)]
@@ -250,7 +266,12 @@ pub(crate) struct Export {
     #[arg(long)]
     pub(crate) format: ListFormat,
     /// Which sectors
-    #[arg(long, value_name = "KINDS", value_delimiter = ',', default_value = "pending")]
+    #[arg(
+        long,
+        value_name = "KINDS",
+        value_delimiter = ',',
+        default_value = "pending"
+    )]
     pub(crate) which: Vec<Kind>,
     /// Block size of a badblocks list, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1024)]

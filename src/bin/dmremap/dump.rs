@@ -181,7 +181,11 @@ impl View {
         writeln!(out, "generation  {}{read_only}", s.generation)?;
         writeln!(out, "main        {}", crate::ui::size(s.main_sectors))?;
         writeln!(out, "spare       {}", crate::ui::size(s.spare_sectors))?;
-        writeln!(out, "unit        {}", crate::ui::size(s.unit_sectors.into()))?;
+        writeln!(
+            out,
+            "unit        {}",
+            crate::ui::size(s.unit_sectors.into())
+        )?;
         writeln!(
             out,
             "slots       {} used, {} bad, {} in all, from sector {}",

@@ -91,7 +91,9 @@ impl Wish {
 /// Slots that can be given out.
 fn usable(g: &Geometry) -> u64 {
     let mut last = None;
-    let reserved = g.reserved().filter(|slot| last.replace(*slot) != Some(*slot));
+    let reserved = g
+        .reserved()
+        .filter(|slot| last.replace(*slot) != Some(*slot));
     g.slots_total - reserved.count() as u64
 }
 
@@ -178,13 +180,20 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     let main_sectors = main_sectors.context("neither --main nor --main-sectors")?;
     ensure!(main_sectors > 0, "main has no sectors");
 
-    let access = if args.advise { Access::Read } else { Access::Write };
+    let access = if args.advise {
+        Access::Read
+    } else {
+        Access::Write
+    };
     let open = |spare: &Path| Region::open_at(spare, &args.bounds, access);
     let mut region = args.spare.as_deref().map(open).transpose()?;
     if let Some(region) = &region {
         let [logical, physical] = region.block_sizes();
         sizes = [sizes[0].max(logical), sizes[1].max(physical)];
-        let same = args.main.as_deref().is_some_and(|main| region.is_same_as(main));
+        let same = args
+            .main
+            .as_deref()
+            .is_some_and(|main| region.is_same_as(main));
         ensure!(
             !same || args.main_sectors.is_some(),
             "{}: main and spare are the same; say with --main-sectors and --spare-start \
@@ -261,12 +270,15 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     region.truncate(blocks);
     let superblock = write(region, g, label)?;
     println!("uuid {}", uuid(&superblock.uuid));
-    let main = args.main.as_deref().unwrap_or(Path::new("<main_dev>"));
+    let main = match &args.main {
+        Some(main) if args.main_sectors.is_none() => format!("{} 0", main.display()),
+        Some(main) => format!("{} <main_start>", main.display()),
+        None => "<main_dev> <main_start>".into(),
+    };
+    let start = args.bounds.spare_start;
     print!(
-        "table: 0 {main_sectors} remap {} <main_start> {} {}",
-        main.display(),
-        region.name,
-        args.bounds.spare_start
+        "table: 0 {main_sectors} remap {main} {} {start}",
+        region.name
     );
     if shorter {
         print!(" 2 spare_sectors {}", g.spare_sectors);

@@ -79,7 +79,8 @@ pub(crate) fn superblock_at(geometry: &Geometry, copy: u64) -> u64 {
     geometry.superblock_sector(copy) / BLOCK_SECTORS
 }
 
-/// Number of the block, from the start of the region, that is table block `number` of replica `copy`.
+/// Number of the block, from the start of the region, that is replica `copy` of table block
+/// `number`.
 pub(crate) fn table_at(geometry: &Geometry, copy: usize, number: u64) -> u64 {
     geometry.table_sector(copy, number) / BLOCK_SECTORS
 }

@@ -108,7 +108,10 @@ fn into_spare(args: &Import, region: &mut Region, spans: &[Span]) -> Result<Stat
     for unit in &new {
         let slot = image.slots.allocate().context("no free slot")?;
         let (number, index) = g.record_of(slot);
-        changes.entry(number).or_default().push((index, slot, *unit));
+        changes
+            .entry(number)
+            .or_default()
+            .push((index, slot, *unit));
     }
     let now = now();
     let mut blocks: Vec<(u64, Box<Block>)> = Vec::with_capacity(changes.len());
@@ -131,8 +134,8 @@ fn into_spare(args: &Import, region: &mut Region, spans: &[Span]) -> Result<Stat
         seal_table_block(&mut block, next(generation)?, crc32c);
         blocks.push((number, block));
     }
-    // One replica of everything is durable before the next one is touched: a cut tears blocks of one
-    // replica only, and each block is as before or as after.
+    // One replica of everything is durable before the next one is touched: a cut tears blocks of
+    // one replica only, and each block is as before or as after.
     let copies = g.areas().len();
     let bar = ui::progress("writing", (blocks.len() * copies) as u64);
     for copy in 0..copies {

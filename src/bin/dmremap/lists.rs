@@ -27,7 +27,9 @@ pub(crate) struct Span {
 
 /// The sectors that bytes `start..start + length` touch.
 fn touched(start: u64, length: u64) -> Result<Range<u64>> {
-    let end = start.checked_add(length).context("past the end of any device")?;
+    let end = start
+        .checked_add(length)
+        .context("past the end of any device")?;
     Ok(start / SECTOR..end.div_ceil(SECTOR))
 }
 
@@ -241,7 +243,8 @@ mod tests {
         let map = "# Mapfile. Created by GNU ddrescue version 1.27\n\
                    # current_pos  current_status  current_pass\n0x00011200     +               1\n\
                    #      pos        size  status\n0x00000000  0x00011000  +\n\
-                   0x00011000  0x00000200  -\n0x00011200  0x00000001  *\n0x00011201  0x00000400  -\n";
+                   0x00011000  0x00000200  -\n0x00011200  0x00000001  *\n\
+                   0x00011201  0x00000400  -\n";
         assert_eq!(read(map, ListFormat::Ddrescue), [136..137, 137..140]);
     }
 
@@ -264,8 +267,16 @@ mod tests {
             ("0x0 + 1\n0x0 0x200\n", Ddrescue, "line 2: not <position>"),
             ("0x0 + 1\n0x0 0x200 x\n", Ddrescue, "line 2: status"),
             ("0x0 + 1\n0x0 0 -\n", Ddrescue, "line 2: a size of 0"),
-            ("0x0 + 1\n0 512 -\n513 1 +\n", Ddrescue, "line 3: does not begin"),
-            ("0x0 + 1\n0xFFFFFFFFFFFFFFFF 1 -\n", Ddrescue, "line 2: past the end"),
+            (
+                "0x0 + 1\n0 512 -\n513 1 +\n",
+                Ddrescue,
+                "line 3: does not begin",
+            ),
+            (
+                "0x0 + 1\n0xFFFFFFFFFFFFFFFF 1 -\n",
+                Ddrescue,
+                "line 2: past the end",
+            ),
         ] {
             let error = format!("{:#}", ranges(text, format).unwrap_err());
             assert!(error.contains(why), "{text:?}: {error}");
@@ -277,7 +288,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_again(
-            numbers in proptest::collection::vec((0u64..4000, 1u64..9), 0..40), per_block in 1u64..9,
+            numbers in proptest::collection::vec((0u64..4000, 1u64..9), 0..40),
+            per_block in 1u64..9,
         ) {
             let bad = merge(numbers.into_iter().map(|(at, n)| at..at + n).collect());
             for format in [ListFormat::Badblocks, ListFormat::Sectors, ListFormat::Ddrescue] {
@@ -300,7 +312,10 @@ mod tests {
         }
 
         #[test]
-        fn no_list_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200), text in "[0-9x#?*/+ \n-]{0,200}") {
+        fn no_list_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+            text in "[0-9x#?*/+ \n-]{0,200}",
+        ) {
             for format in [ListFormat::Badblocks, ListFormat::Sectors, ListFormat::Ddrescue] {
                 let _ = read(&bytes[..], &options(format));
                 let _ = read(text.as_bytes(), &options(format));

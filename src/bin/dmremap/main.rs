@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmremap`: makes, inspects and repairs the spares of dm-remap devices, on the module's own engine.
+//! `dmremap`: makes, inspects and repairs the spares of dm-remap devices, on the module's engine.
 //!
 //! - [`cli`]: the command line; everything else is told what to do by it.
 //! - [`region`] and [`image`]: a spare, opened and read.

@@ -60,7 +60,9 @@ impl Region {
     /// Opens the region of `path` that `bounds` says; refuses a device that is in use.
     pub(crate) fn open_at(path: &Path, bounds: &Bounds, access: Access) -> Result<Self> {
         let name = path.display().to_string();
-        let kind = std::fs::metadata(path).with_context(|| name.clone())?.file_type();
+        let kind = std::fs::metadata(path)
+            .with_context(|| name.clone())?
+            .file_type();
         let is_device = kind.is_block_device();
         ensure!(
             is_device || kind.is_file(),
@@ -149,7 +151,14 @@ impl Region {
         let other = rustix::fs::stat(path).ok();
         let identity = |s: rustix::fs::Stat| {
             let is_device = s.st_rdev != 0;
-            (s.st_rdev, if is_device { (0, 0) } else { (s.st_dev, s.st_ino) })
+            (
+                s.st_rdev,
+                if is_device {
+                    (0, 0)
+                } else {
+                    (s.st_dev, s.st_ino)
+                },
+            )
         };
         ours.map(identity) == other.map(identity)
     }
@@ -181,7 +190,10 @@ fn block_sizes(file: &File) -> [u32; 2] {
 pub(crate) fn measure(path: &Path) -> Result<(u64, [u32; 2])> {
     let name = || path.display().to_string();
     let mut file = File::open(path).with_context(name)?;
-    Ok((sectors_of(&mut file).with_context(name)?, block_sizes(&file)))
+    Ok((
+        sectors_of(&mut file).with_context(name)?,
+        block_sizes(&file),
+    ))
 }
 
 /// Reads blocks, with a window of 1 MiB for each of the four streams that there can be.
@@ -195,7 +207,9 @@ impl Reader<'_> {
     /// Reads one block; `false` if it cannot be read.
     pub(crate) fn read(&mut self, block: u64, to: &mut Block) -> bool {
         let hit = |(first, bytes): &(u64, Vec<u8>)| {
-            let from = usize::try_from(block.checked_sub(*first)?).ok()?.checked_mul(BLOCK_SIZE)?;
+            let from = usize::try_from(block.checked_sub(*first)?)
+                .ok()?
+                .checked_mul(BLOCK_SIZE)?;
             bytes.get(from..)?.first_chunk::<BLOCK_SIZE>().copied()
         };
         if let Some(found) = self.windows.iter().find_map(hit) {

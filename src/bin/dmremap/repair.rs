@@ -78,7 +78,11 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
         }
     }
     ui::confirm(&format!("Rewrite {} blocks?", image.mends.len()), args.yes)?;
-    let name = format!("dmremap-{}-{}.backup", uuid(&image.superblock().uuid), now());
+    let name = format!(
+        "dmremap-{}-{}.backup",
+        uuid(&image.superblock().uuid),
+        now()
+    );
     let backup = args.backup.clone().unwrap_or_else(|| PathBuf::from(name));
     save(&region, &image.mends, &backup)
         .with_context(|| format!("{}: nothing was repaired", backup.display()))?;
@@ -104,8 +108,8 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
     report(&region.name, &after)
 }
 
-/// First bytes of a backup file. The length of the region in blocks follows, u64; then of each block
-/// its number, u64, and its bytes, as far as they could be read; at the end a CRC-32C of all before.
+/// First bytes of a backup file. The length of the region in blocks follows, u64; then of each
+/// block that could be read its number, u64, and its bytes; at the end a CRC-32C of all before.
 /// Little endian.
 const MAGIC: &[u8; 16] = b"dmremap backup 1";
 
@@ -145,7 +149,9 @@ fn load(path: &Path) -> Result<(u64, Vec<(u64, Block)>)> {
         crc32c(0, rest) == u32::from_le_bytes(*crc),
         "incomplete or damaged"
     );
-    let (length, rest) = rest[MAGIC.len()..].split_first_chunk().context("too short")?;
+    let (length, rest) = rest[MAGIC.len()..]
+        .split_first_chunk()
+        .context("too short")?;
     let mut blocks = Vec::new();
     for item in rest.chunks(8 + BLOCK_SIZE) {
         let (number, bytes) = item.split_first_chunk().context("incomplete")?;

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Images made by the engine, to be read by something else.
+
+use dm_remap::engine::format::{
+    blank_table_block, seal_table_block, set_record, Block, Cause, State, Superblock, Update, Uuid,
+};
+use dm_remap::engine::geometry::{Geometry, BLOCK_SIZE};
+use dm_remap::engine::{Slot, Unit};
+
+pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc, bytes)
+}
+
+/// The metadata of a region in memory; the last version of each table block, and all blocks.
+pub(crate) struct Image {
+    pub(crate) geometry: Geometry,
+    pub(crate) tables: Vec<Block>,
+    uuid: Uuid,
+    label: [u8; 64],
+    generation: u64,
+}
+
+impl Image {
+    pub(crate) fn new(geometry: Geometry, uuid: Uuid, label: &str) -> Self {
+        let mut padded = [0; 64];
+        padded[..label.len()].copy_from_slice(label.as_bytes());
+        let table = |number| {
+            let mut block = [0; BLOCK_SIZE];
+            blank_table_block(&mut block, &uuid, number, crc32c);
+            block
+        };
+        Self {
+            geometry,
+            tables: (0..geometry.table_blocks).map(table).collect(),
+            uuid,
+            label: padded,
+            generation: 1,
+        }
+    }
+
+    pub(crate) fn set(&mut self, slot: u32, state: State, cause: Cause, now: u64) {
+        let slot = Slot(slot);
+        let (number, index) = self.geometry.record_of(slot);
+        let update = Update { slot, state, cause };
+        set_record(&mut self.tables[number as usize], index, &update, now);
+    }
+
+    pub(crate) fn set_entry(&mut self, slot: u32, unit: u64, mask: u64) {
+        let unit = Unit(unit);
+        let state = State::Entry { unit, mask };
+        self.set(slot, state, Cause::Write, 1_800_000_000);
+    }
+
+    /// Gives every table block that generation.
+    pub(crate) fn seal(&mut self, generation: u64) {
+        self.generation = generation;
+        for block in &mut self.tables {
+            seal_table_block(block, generation, crc32c);
+        }
+    }
+
+    /// The region, slots zero.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let g = &self.geometry;
+        let mut bytes = vec![0; (g.spare_sectors * 512) as usize];
+        let mut put = |sector: u64, block: &Block| {
+            let at = (sector * 512) as usize;
+            bytes[at..at + BLOCK_SIZE].copy_from_slice(block);
+        };
+        for copy in [0, 1] {
+            let mut block = [0; BLOCK_SIZE];
+            let superblock = Superblock {
+                uuid: self.uuid,
+                generation: 1,
+                read_only: false,
+                geometry: *g,
+                created: 1_800_000_000,
+                label: self.label,
+            };
+            superblock.write(&mut block, copy, crc32c);
+            put(g.superblock_sector(copy), &block);
+        }
+        for copy in 0..g.areas().len() {
+            for (number, block) in (0..).zip(&self.tables) {
+                put(g.table_sector(copy, number), block);
+            }
+        }
+        bytes
+    }
+}

@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Lists the entries of a dm-remap spare, in the form of the kernel's message `list`.
+
+    tests/reader.py IMAGE [START_SECTOR [SECTORS]]
+
+Written from docs/format.md and nothing else, to show that it says enough. Exit status 1, with a reason, for
+an image that must be refused; 3 for a blank one.
+"""
+
+import struct
+import sys
+
+BLOCK = 4096
+RECORDS = 126
+
+
+def crc_table():
+    for n in range(256):
+        for _ in range(8):
+            n = n >> 1 ^ (0x82F63B78 if n & 1 else 0)
+        yield n
+
+
+CRC = list(crc_table())
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ CRC[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+class Refused(Exception):
+    pass
+
+
+class Damaged(Exception):
+    """This copy of a block cannot be used; another may do."""
+
+
+class Header:
+    def __init__(self, block, magic):
+        self.magic, crc, self.version, self.uuid, self.number, self.generation = struct.unpack_from("<8sII16sQQ", block)
+        if self.magic != magic:
+            raise Damaged("wrong magic")
+        if crc != crc32c(block[:8] + bytes(4) + block[12:]):
+            raise Damaged("wrong checksum")
+
+
+class Superblock(Header):
+    def __init__(self, block, copy):
+        super().__init__(block, b"RMAPSUPR")
+        if self.version != 1:
+            raise Refused(f"format version {self.version}")
+        incompat, self.ro_compat, _ = struct.unpack_from("<QQQ", block, 64)
+        if incompat:
+            raise Refused("unknown incompatible feature")
+        if self.number != copy:
+            raise Damaged("not the copy that belongs here")
+        if self.generation == 2**64 - 1:
+            raise Damaged("impossible generation")
+        (self.unit, self.copies, self.slots, self.blocks, self.data, self.spare, self.main,
+         *areas) = struct.unpack_from("<IIQQQQQ4Q", block, 88)
+        if self.unit not in (1, 2, 4, 8, 16, 32, 64) or self.copies not in (2, 3, 4):
+            raise Damaged("impossible unit or number of copies")
+        self.areas = areas[:self.copies]
+        last = self.spare // 8 - 1
+        ordered = sorted(self.areas)
+        if (not 0 < self.main < 2**63 or self.spare % 8 or self.spare >= 2**63 or not self.blocks
+                or not 0 < self.slots <= min(2**32 - 1, self.blocks * RECORDS)
+                or self.data < 8 or self.data % self.unit or self.data + self.slots * self.unit > last * 8
+                or ordered[0] < 1 or ordered[-1] + self.blocks > last
+                or any(b < a + self.blocks for a, b in zip(ordered, ordered[1:]))):
+            raise Damaged("impossible layout")
+
+
+def superblock(read, blocks):
+    found, why, blank = [], [], []
+    end = blocks
+    for copy in 0, 1:
+        block = read(end - 1 if copy else 0)
+        blank.append(not any(block))
+        try:
+            found.append(Superblock(block, copy))
+            if not copy:
+                end = found[0].spare // 8
+                if end > blocks:
+                    raise Refused("the region is shorter than when it was formatted")
+        except Damaged as error:
+            why.append(f"superblock {copy}: {error}")
+    if all(blank):
+        for number in (1, blocks - 2) if blocks > 3 else ():
+            magic, generation = struct.unpack_from("<8s32xQ", read(number))
+            if magic == b"RMAPTABL" and generation > 1:
+                raise Refused("both superblocks are zero, and a table that was in use is there")
+        sys.exit(3)
+    if not found:
+        raise Refused("; ".join(why))
+    if len({s.uuid for s in found}) > 1:
+        raise Refused("superblocks of different spares")
+    best = max(found, key=lambda s: s.generation)  # the first of those
+    if best.spare // 8 != end:
+        raise Refused("the region has another length")
+    return best
+
+
+def table(read, s):
+    """Yields slot and record of every slot that is not free."""
+    for number in range(s.blocks):
+        best = None
+        for area in s.areas:
+            block = read(area + number)
+            try:
+                header = Header(block, b"RMAPTABL")
+            except Damaged:
+                continue
+            good = header.version == 1 and header.uuid == s.uuid and header.number == number
+            if good and header.generation < 2**64 - 1 and (best is None or header.generation > best[0]):
+                best = header.generation, block
+        if best is None:
+            raise Refused(f"table block {number}: no valid replica")
+        for index in range(RECORDS):
+            record = struct.unpack_from("<QQIIQ", best[1], 64 + 32 * index)
+            if record[2]:
+                yield number, index, record
+
+
+def entries(read, s):
+    units, lost = {}, set()
+    for number, index, (unit, mask, state, _, _) in table(read, s):
+        slot = number * RECORDS + index
+        start = s.data + slot * s.unit
+        have = min(s.unit, s.main - unit * s.unit)
+        if (state > 2 or slot >= s.slots or have <= 0 or mask >> have
+                or any(start < 8 * (a + s.blocks) and 8 * a < start + s.unit for a in s.areas)):
+            raise Refused(f"table block {number}, record {index}: impossible")
+        if state == 2:
+            if mask:
+                lost.add(unit)
+            continue
+        if unit in units:
+            raise Refused(f"unit {unit}: two slots, {units[unit][0]} and {slot}")
+        units[unit] = slot, mask, have
+    if lost - units.keys():
+        raise Refused(f"unit {min(lost - units.keys())}: lost sectors and no entry")
+    for unit, (slot, mask, have) in sorted(units.items()):
+        state = "pending" if not mask else "relocated" if mask == (1 << have) - 1 else "partial"
+        yield f"{unit * s.unit} {state} {slot} {mask:x}"
+
+
+def main():
+    path, *region = sys.argv[1:]
+    start = int(region[0]) if region else 0
+    with open(path, "rb") as image:
+        sectors = int(region[1]) if region[1:] else image.seek(0, 2) // 512 - start
+
+        def read(number):
+            image.seek(start * 512 + number * BLOCK)
+            return image.read(BLOCK).ljust(BLOCK, b"\0")
+
+        try:
+            for line in entries(read, superblock(read, sectors // 8)):
+                print(line)
+        except Refused as why:
+            sys.exit(f"{path}: {why}")
+
+
+if __name__ == "__main__":
+    main()
