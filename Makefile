@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module demo test test-host test-vm lint install rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm lint install install-tools rust-analyzer clean
 
 all: module
 
@@ -26,6 +26,10 @@ build := $(CURDIR)/build/stock
 module:
 	@scripts/build stock
 endif
+
+# dmremap, its manual pages and shell completions, in build/tools/.
+tools:
+	@scripts/build tools
 
 # The main job from start to end, told to a person.
 demo:
@@ -53,6 +57,17 @@ install: module
 		echo "the module is for $$release, and this machine runs $$(uname -r): build with KDIR=" >&2; exit 1; fi && \
 	install -D -m 644 $(build)/dm-remap.ko "$(DESTDIR)/lib/modules/$$release/updates/dm-remap.ko" && \
 	depmod $(if $(DESTDIR),-b "$(DESTDIR)") "$$release" && echo "installed for $$release"
+	@$(MAKE) install-tools
+
+PREFIX ?= /usr/local
+install-tools: tools
+	@share="$(DESTDIR)$(PREFIX)/share" && \
+	install -D build/tools/dmremap "$(DESTDIR)$(PREFIX)/sbin/dmremap" && \
+	install -D -m 644 -t "$$share/man/man1" build/tools/man/*.1 && \
+	install -D -m 644 build/tools/dmremap.bash "$$share/bash-completion/completions/dmremap" && \
+	install -D -m 644 build/tools/dmremap.zsh "$$share/zsh/site-functions/_dmremap" && \
+	install -D -m 644 build/tools/dmremap.fish "$$share/fish/vendor_completions.d/dmremap.fish" && \
+	echo "installed $(DESTDIR)$(PREFIX)/sbin/dmremap"
 
 rust-analyzer:
 	@scripts/build stock rust-analyzer
