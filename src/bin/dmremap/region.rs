@@ -11,6 +11,7 @@ use rustix::fs::{fadvise, flock, ioctl_blkpbszget, ioctl_blksszget, Advice, Floc
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -174,6 +175,7 @@ impl Region {
             region: self,
             windows: Vec::new(),
             next: 0,
+            worn: Vec::new(),
         }
     }
 }
@@ -201,6 +203,8 @@ pub(crate) struct Reader<'a> {
     region: &'a Region,
     windows: Vec<(u64, Vec<u8>)>,
     next: usize,
+    /// Windows that could not be read whole: their blocks are read one by one.
+    worn: Vec<Range<u64>>,
 }
 
 impl Reader<'_> {
@@ -216,10 +220,14 @@ impl Reader<'_> {
             *to = found;
             return true;
         }
+        if self.worn.iter().any(|worn| worn.contains(&block)) {
+            return self.region.read(block, to).is_ok();
+        }
         let left = self.region.blocks.saturating_sub(block);
-        let count = left.min((WINDOW / BLOCK_SIZE) as u64) as usize;
-        let mut bytes = vec![0; count * BLOCK_SIZE];
+        let count = left.min((WINDOW / BLOCK_SIZE) as u64);
+        let mut bytes = vec![0; count as usize * BLOCK_SIZE];
         if self.region.read(block, &mut bytes).is_err() || count == 0 {
+            self.worn.push(block..block + count);
             return self.region.read(block, to).is_ok();
         }
         to.copy_from_slice(&bytes[..BLOCK_SIZE]);
