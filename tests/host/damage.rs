@@ -168,6 +168,31 @@ fn repair_asks_and_keeps_what_it_replaces() {
 }
 
 #[test]
+fn a_spare_without_superblocks_is_not_taken_for_blank_or_foreign() {
+    let place = Place::new();
+    let good = sample().bytes();
+    for (byte, why) in [
+        (0, "a table that was in use is there"),
+        (1, "wrong checksum"),
+    ] {
+        let mut bytes = good.clone();
+        for start in [0, bytes.len() - BLOCK] {
+            bytes[start + 200] = 1;
+            if byte == 0 {
+                bytes[start..start + BLOCK].fill(0);
+            }
+        }
+        place.write("s.img", &bytes);
+        place.run(&["check", "s.img"]).failed(2, why);
+        place.run(&["repair", "s.img", "--yes"]).failed(2, why);
+        place
+            .run(&["format", "s.img", "--main-sectors", "65536", "--yes"])
+            .failed(4, "of dm-remap");
+        assert!(place.image() == bytes);
+    }
+}
+
+#[test]
 fn two_versions_of_one_generation_are_left_alone() {
     let image = sample();
     let mut other = sample();

@@ -112,11 +112,13 @@ pub(crate) fn probe(region: &Region) -> Ends {
 pub(crate) fn open(region: &mut Region) -> Result<Found> {
     let name = || region.name.clone();
     let ends = probe(region);
-    let found = ends.judge().map_err(|why| match &ends.copies {
-        [Err(Fault::Damaged(a)), Err(Fault::Damaged(b))] if [*a, *b] == [FOREIGN; 2] => {
+    let damaged = |copy: &Result<_, Fault>| *copy != Err(Fault::Damaged(FOREIGN));
+    let found = ends.judge().map_err(|why| {
+        if why == FOREIGN && !ends.copies.iter().any(damaged) {
             Refused::Foreign(name(), text(why))
+        } else {
+            Refused::Unusable(name(), text(why).to_string())
         }
-        _ => Refused::Unusable(name(), text(why).to_string()),
     })?;
     let found = found.ok_or_else(|| Refused::Blank(name()))?;
     region.truncate(found.superblock.geometry.spare_sectors / BLOCK_SECTORS);
