@@ -44,8 +44,11 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// A progress bar over `total` steps, on a terminal only.
+/// A progress bar over `total` steps, on a terminal only and not for a few.
 pub(crate) fn progress(what: &'static str, total: u64) -> ProgressBar {
+    if total < 256 {
+        return ProgressBar::hidden();
+    }
     let style = ProgressStyle::with_template("{msg} {wide_bar} {percent:>3}% {eta}");
     let bar = ProgressBar::new(total).with_message(what);
     style.map_or(bar.clone(), |style| bar.with_style(style))
