@@ -14,7 +14,7 @@
 use super::{counter::Counter, entries::Entries};
 use crate::dm::{self, Device, IoBuffer, Status};
 use crate::engine::{
-    entries::{lost_of, sort_by_unit, Entry, Loss},
+    entries::{sort_by_unit, Entry, Loss},
     format::{self, Block, Cause, Fault, State, Superblock, Update, Uuid},
     geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
     slots::SlotMap,
@@ -480,16 +480,14 @@ impl Store {
             pr_err!("{name}: unit {unit} has two slots, {a} and {b}\n");
             return Err(EINVAL);
         }
-        for entry in list.iter_mut() {
-            entry.lost = lost_of(&losses, entry.unit) & !entry.mask;
-        }
-        let orphan = losses
-            .iter()
-            .find(|l| list.binary_search_by_key(&l.unit, |e| e.unit).is_err());
-        if let Some(loss) = orphan {
-            let Unit(unit) = loss.unit;
-            pr_err!("{name}: unit {unit} has lost sectors and no entry\n");
-            return Err(EINVAL);
+        for loss in &losses {
+            let at = list.binary_search_by_key(&loss.unit, |e| e.unit);
+            let Some(entry) = at.ok().and_then(|at| list.get_mut(at)) else {
+                let Unit(unit) = loss.unit;
+                pr_err!("{name}: unit {unit} has lost sectors and no entry\n");
+                return Err(EINVAL);
+            };
+            entry.lost |= loss.mask & !entry.mask;
         }
         entries.load(&list, &losses)?;
         *self.slots.lock() = slots;
