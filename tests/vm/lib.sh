@@ -182,19 +182,18 @@ made_of() {
 }
 # fault KIND NAME FIRST COUNT: these sectors of NAME fail, for reads and writes at least; heal NAME: no more.
 fault() {
-	local kind=$1 name=$2 start length block first
+	local kind=$1 name=$2 start length block first n
 	read -r _ start length <"/run/lower.$2"
 	first=$((start + $3))
 	case $kind in
 	error) patch "${@:2}" error ;;
 	flakey) patch "${@:2}" flakey /dev/base @ 0 3600 ;;
 	dust)
-		# Its blocks are numbered on the device below; each fails 255 writes.
+		# It numbers blocks from the start of the device below. Each fails 255 writes.
 		block=$(($4 < 64 ? $4 : 64))
-		patch "${@:2}" dust /dev/base @ $((block * 512))
-		for ((; first < start + $3 + $4; first += block)); do
-			dmsetup message "$name" "$3" addbadblock $((first / block)) 255
-		done
+		dmsetup create dusty --table "0 $4 linear /dev/base $first"
+		patch "${@:2}" dust /dev/mapper/dusty 0 $((block * 512))
+		for ((n = 0; n < $4 / block; n++)); do dmsetup message "$name" "$3" addbadblock $n 255; done
 		dmsetup message "$name" "$3" enable
 		;;
 	null) bad base $first $((first + $4 - 1)) ;;
@@ -215,6 +214,7 @@ heal() {
 		disarm
 	fi
 	patch "$1"
+	[[ ! -e /dev/mapper/dusty ]] || dmsetup remove dusty
 	[[ ! -e $nullb/base ]] || good base 0 $(($(blockdev --getsz /dev/base) - 1))
 }
 
