@@ -6,9 +6,9 @@
 
 # Cells that cannot exist: a flush has no extent; dust passes discards on, and neither dust, flakey, error targets nor
 # null_blk's bad blocks fail a flush; write-zeroes is a command of its own on the SCSI disk, on null_blk it is writes.
-bad=(medium ioerr target error flakey null)
-[[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
-other=(transport timeout)
+bad=(medium ioerr target error flakey null) other=(transport timeout) all=(block unit MiB)
+# The debug kernel has dust, and takes ten times as long.
+[[ $VM_KERNEL == stock ]] || bad=(medium null dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
 
 cells=()
@@ -16,7 +16,7 @@ for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
 	for operation in write zero read discard; do
 		[[ $kind != dust || $operation != discard ]] || continue
 		[[ $operation != zero || $kind != @(dust|error|flakey) ]] || continue
-		for size in block unit MiB; do cells+=("$kind $operation $size"); done
+		for size in "${all[@]}"; do cells+=("$kind $operation $size"); done
 	done
 	[[ -z ${sense[$kind]:-} && $kind != gone-offline ]] || cells+=("$kind flush device")
 done

@@ -8,14 +8,14 @@
 # one; of a discard nothing reaches a slot, of whatever size it is; write-zeroes is a command of its own on the SCSI
 # disk only. The device-mapper targets say what null_blk says, IOERR, and the timeout is like the transport error: these
 # are tried on a unit.
-bad=(medium ioerr null error flakey)
-[[ ! -e $kunit ]] || bad+=(dust) # the debug kernel has it
-other=(transport timeout)
+bad=(medium ioerr null error flakey) other=(transport timeout) all=(block unit MiB)
+# The debug kernel has dust, and takes ten times as long.
+[[ $VM_KERNEL == stock ]] || bad=(medium dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
 
 cells=()
 for kind in "${bad[@]}" "${other[@]}" gone-error gone-offline; do
-	sizes=(block unit MiB)
+	sizes=("${all[@]}")
 	[[ $kind != error && $kind != flakey && $kind != dust && $kind != timeout ]] || sizes=(unit)
 	for size in "${sizes[@]}"; do
 		cells+=("$kind write $size" "$kind read $size")
