@@ -43,7 +43,7 @@ test:
 test-host:
 	@scripts/test host
 
-# T=name: one scenario of tests/vm. VMS=n: so many machines at once.
+# T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs on the debug kernel.
 test-vm:
 	@scripts/test vm $(T)
 

@@ -2,7 +2,7 @@
 
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
-    # kernels: stock debug        on which kernels (default: both)
+    # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
     # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s)
     # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument;
@@ -136,8 +136,13 @@ def scenario(script, kernel):
 
 def vm_tests(only):
     scripts = [s for s in sorted((ROOT / "tests/vm").glob("*.sh")) if s.stem != "lib"]
-    runs = [(s, k) for s in scripts for k in header(s, "kernels", ["stock", "debug"])
-            if only in ("", s.stem, f"{s.stem}-{k}")]
+    runs = []
+    for script in scripts:
+        for word in header(script, "kernels", ["stock", "debug"]):
+            kernel = word.strip("()")
+            default = kernel == word or "ALL" in os.environ
+            if only == f"{script.stem}-{kernel}" or only in ("", script.stem) and default:
+                runs.append((script, kernel))
     if not runs:
         print(f"no such scenario: {only}" if only else "tests/vm has no scenarios")
         return [(0, 1)]

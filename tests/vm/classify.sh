@@ -1,5 +1,6 @@
 #!/bin/bash
 # Which errors count as bad sectors, and what a read of a sector known to be lost does.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 never=(transport timeout reservation nospc protection)

@@ -1,5 +1,6 @@
 #!/bin/bash
 # The fault matrix on main: each operation, each kind of error, over one block, a unit, a MiB, with the data read back.
+# kernels: stock (debug)
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh

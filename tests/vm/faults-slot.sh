@@ -1,5 +1,6 @@
 #!/bin/bash
 # The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, a MiB.
+# kernels: stock (debug)
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh

@@ -1,5 +1,6 @@
 #!/bin/bash
 # Every malformed table line is refused with a sentence that says what is wrong, and leaves nothing behind.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

@@ -1,5 +1,6 @@
 #!/bin/bash
 # A main device that goes away as a whole is not taken for bad sectors: no slots are used, and it is awaited.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 28
