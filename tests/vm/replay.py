@@ -1,0 +1,506 @@
+"""Makes a workload of failing writes on a logged device, then checks what each cut of the log would have left.
+
+Main and spare are slices of one dm-log-writes device; main's bad ranges are `error` segments above the log, so the log has
+what reached a medium. The log has a write once it is durable: at once if it was FUA, else at the next flush that was sent
+after it completed; so a prefix of it is a disk whose cache was lost. What the workload was told goes into the log as
+marks, which are therefore behind the writes that they speak of.
+
+Then the log is replayed onto another device, and at each state that ends in a flush or FUA write the target is
+activated there, and read back:
+
+- nothing acknowledged as durable before is missing or older than acknowledged;
+- each sector is a version of that very sector; never-written slots and main's bad sectors have garbage;
+- no two entries share a slot; every 5th time, read-write: `check` finds nothing stale or damaged after activation;
+- every 20th time, read-write: ext4 mounts, has each file that fsync was called for, and e2fsck finds no error.
+
+A metadata write (table block or superblock) is also torn: only some of its sectors arrive. Writes without a flush
+between them may have been on the way at the same time; so if two replicas were written like that, both are torn.
+"""
+
+import collections
+import os
+import random
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import dm
+
+MIB = 1 << 20
+MAIN, SPARE = 16 * 2048, 4 * 2048  # sectors
+RAW = 8 * 2048  # main's first half, for raw writes; the other is ext4's
+UNIT = 8
+WRITES = int(os.environ.get("WRITES", 700))  # in each of two rounds
+CHUNK = 64 << 10
+
+# Bad sectors in the first round and the second: some got worse, some are good again.
+FS = RAW
+BAD = [
+    [(515, 1100), (2048, 2500), (4003, 4005), (5000, 5333), (7001, 7010), (9000, 9600),
+     (FS + 1001, FS + 1100), (FS + 3000, FS + 3040), (FS + 6000, FS + 6400), (FS + 12001, FS + 12101)],
+    [(1500, 1800), (2048, 2500), (4003, 4005), (5000, 5333), (7001, 7010), (9000, 9600), (11001, 11500), (13000, 13009),
+     (FS + 1001, FS + 1100), (FS + 3000, FS + 3040), (FS + 4000, FS + 4100), (FS + 6000, FS + 6400), (FS + 12001, FS + 12101)],
+]
+HEALED = (515, 1100)
+
+FUA_FLAG, FLUSH_FLAG, DISCARD_FLAG, MARK_FLAG = 2, 1, 4, 8
+
+
+class Failures(collections.defaultdict):
+    """Per promise, what broke it."""
+
+    def __init__(self):
+        super().__init__(list)
+
+    def note(self, promise, text):
+        self[promise].append(text)
+        if len(self[promise]) <= 10:
+            print(f"# {promise}: {text}", flush=True)
+
+
+# ---- The workload
+
+
+class Workload:
+    """Raw writes: op number = version of all its sectors; and files."""
+
+    def __init__(self):
+        self.ops = [None]  # (first, end)
+        self.flushes = []  # the ops that a flush made durable
+        self.files = collections.defaultdict(list)  # name: (version, id of its mark)
+        self.errors = []
+        self.chance = random.Random(4)
+
+    @staticmethod
+    def mark(text):
+        dm.message("log", f"mark {text}")
+
+    def place(self, bad):
+        """A range to write, mostly in or near the bad ones."""
+        c = self.chance
+        count = c.choice((1, 1, 2, 3, 5, 8, 8, 8, 13, 16, 24, 32))
+        if c.random() < 0.75:
+            first, end = c.choice([b for b in bad if b[0] < RAW])
+            return max(0, c.randrange(first - 10, end)), count
+        return c.randrange(RAW - 32), count
+
+    def raw(self, device, bad, number):
+        """`number` writes, up to 8 at a time, never two of the same sector at once."""
+        fd = os.open(device, os.O_RDWR | os.O_DIRECT)
+        aio = dm.Aio(fd, 8)
+        buffers = [dm.memory(32 * dm.SECTOR) for _ in range(8)]
+        free = list(range(8))
+        flying, plain = {}, []
+        left = number
+        while left or flying:
+            while left and free:
+                first, count = self.place(bad)
+                end = min(first + count, RAW)
+                if any(first < e and f < end for f, e in flying.values()):
+                    break
+                version = len(self.ops)
+                self.ops.append((first, end))
+                durable = self.chance.random() < 0.4
+                buffer = free.pop()
+                data = b"".join(dm.sector(s, version) for s in range(first, end))
+                buffers[buffer][:len(data)] = data
+                flying[version] = (first, end)
+                aio.submit(memoryview(buffers[buffer])[:len(data)], first * dm.SECTOR, durable, (version, durable, buffer))
+                left -= 1
+                if self.chance.random() < 0.06:
+                    break
+            for (version, durable, buffer), result in aio.reap():
+                first, end = flying.pop(version)
+                free.append(buffer)
+                if result != (end - first) * dm.SECTOR:
+                    self.errors.append(f"write {version} of {first} to {end}: {result}")
+                elif durable:
+                    self.mark(f"d{version}")
+                else:
+                    plain.append(version)
+            if plain and self.chance.random() < 0.08 or not left and not flying:
+                done, plain = plain, []
+                os.fdatasync(fd)
+                self.flushes.append(done)
+                self.mark(f"f{len(self.flushes) - 1}")
+        os.close(fd)
+
+    def write_files(self, where, number):
+        """Files that replace older ones: fsync, rename, fsync of the directory."""
+        try:
+            directory = os.open(where, os.O_RDONLY)
+            for n in range(number):
+                name = f"file{n % 17}"
+                version = len(self.files[name]) + 1
+                self.files[name].append(version)
+                with open(f"{where}/new", "wb") as file:
+                    file.write(dm.file_data(name, version))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.rename(f"{where}/new", f"{where}/{name}")
+                os.fsync(directory)
+                self.mark(f"e{name}.{version}")
+            os.close(directory)
+        except OSError as error:
+            self.errors.append(f"files: {error}")
+
+    def move(self, healed):
+        """Moves units forth and back while they are written."""
+        c = random.Random(5)
+        try:
+            for _ in range(25):
+                first = c.randrange(RAW - 64)
+                dm.message("r", f"remap {first} {c.randrange(1, 50)}")
+                dm.message("r", f"restore {first} 30")
+                dm.message("r", f"restore {c.randrange(*healed)} {c.randrange(1, 80)}")
+                dm.message("r", f"mark {c.randrange(RAW)}")
+        except OSError as error:
+            self.errors.append(f"messages: {error}")
+
+    def run(self):
+        log = dm.create("log", f"0 {MAIN + SPARE} log-writes /dev/base /dev/log")
+        spare = dm.create("spare", f"0 {SPARE} linear {log} {MAIN}")
+        start, entries = time.monotonic(), 0
+        for turn, bad in enumerate(BAD):
+            main = dm.create("main", *dm.holes(log, 0, MAIN, bad))
+            remap = dm.create("r", f"0 {MAIN} remap {main} 0 {spare} 0 2 unit_sectors {UNIT}")
+            part = dm.create("fs", f"0 {MAIN - FS} linear {remap} {FS}")
+            self.mark(f"active{turn}")
+            if not turn:
+                subprocess.run(
+                    ["mkfs.ext4", "-qF", "-b", "1024", "-J", "size=1", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", part],
+                    check=True)
+            dm.mount(part, "/mnt")
+            os.sync()
+            self.mark(f"mounted{turn}")
+            threads = [threading.Thread(target=self.write_files, args=("/mnt", 60))]
+            if turn:
+                threads.append(threading.Thread(target=self.move, args=(HEALED,)))
+            for thread in threads:
+                thread.start()
+            self.raw(remap, bad, WRITES)
+            for thread in threads:
+                thread.join()
+            dm.umount("/mnt")
+            status = dm.status("r")
+            # What is in use at the end of a round was new in it; the second one counts what it added.
+            entries = max(entries, int(status[4]) + int(status[5]))
+            print(f"# {' '.join(status)}  {time.monotonic() - start:.1f} s", flush=True)
+            dm.remove("fs")
+            dm.remove("r")
+            dm.remove("main")
+            if not turn:
+                # A superblock to be repaired.
+                fd = os.open(spare, os.O_RDWR | os.O_DIRECT)
+                os.pwrite(fd, dm.memory(4096), 0)
+                os.fsync(fd)
+                os.close(fd)
+        dm.remove("spare")
+        dm.remove("log")
+        return entries
+
+
+# ---- The log (drivers/md/dm-log-writes.c)
+
+Entry = collections.namedtuple("Entry", "sector count flags at mark")
+
+
+def read_log(log):
+    magic, version, number, size = struct.unpack_from("<QQQI", log)
+    assert (magic, version, size) == (0x6A736677736872, 1, 512), "this is no log"
+    at, entries = 512, []
+    for _ in range(number):
+        sector, count, flags, length = struct.unpack_from("<4Q", log, at)
+        mark = bytes(log[at + 32:at + 32 + length]).decode() if flags & MARK_FLAG else None
+        assert not flags & DISCARD_FLAG, "discards are not replayed"
+        entries.append(Entry(sector, count, flags, at + 512, mark))
+        at += 512 + count * 512
+    assert entries[-1].mark == "dm-log-writes-end", "the log is not complete"
+    return entries
+
+
+# ---- The replay
+
+
+class Replay:
+    """The state of the disk at a point of the log, in memory and on /dev/replayed, and what must be there."""
+
+    def __init__(self, base, work, failures):
+        self.image = base
+        self.view = memoryview(base)
+        self.work, self.failures = work, failures
+        self.fd = os.open("/dev/replayed", os.O_RDWR | os.O_DIRECT)
+        for at in range(0, len(base), MIB):
+            os.pwrite(self.fd, self.view[at:at + MIB], at)
+        self.seen = {}  # per chunk of the raw part, what was read last
+        self.versions = [0] * RAW
+        self.floor = [0] * RAW
+        self.raised = set()  # sectors whose floor rose since they were last checked
+        self.files = {}  # name: version acknowledged
+        self.marks = set()
+        self.buffer = dm.memory(RAW * dm.SECTOR)
+        self.number = collections.Counter()
+        self.metadata = None
+        self.point = ""
+
+    def fail(self, promise, text):
+        self.failures.note(promise, f"{text} ({self.point})")
+
+    # The state
+
+    def write(self, sector, data):
+        at = sector * dm.SECTOR
+        self.image[at:at + len(data)] = data
+        self.store(at, len(data))
+
+    def store(self, at, length):
+        """Puts a part of the image on the device."""
+        for offset in range(at, at + length, MIB):
+            os.pwrite(self.fd, self.view[offset:min(offset + MIB, at + length)], offset)
+
+    def restore(self):
+        """Makes the device what the image is, after it was written to."""
+        buffer = dm.read_all("/dev/replayed")
+        for at in range(0, len(buffer), CHUNK):
+            if buffer[at:at + CHUNK] != self.image[at:at + CHUNK]:
+                self.store(at, CHUNK)
+
+    def restore_metadata(self):
+        for at, length in self.areas():
+            self.store(at, length)
+
+    def areas(self):
+        """Bytes (first, length) of the superblocks and the replicas of the table."""
+        if self.metadata is None:
+            spare = MAIN * dm.SECTOR
+            copy = next(c for c in (spare, spare + SPARE * 512 - 4096) if self.image[c:c + 8] == b"RMAPSUPR")
+            copies, = struct.unpack_from("<I", self.image, copy + 64 + 28)
+            blocks, = struct.unpack_from("<Q", self.image, copy + 64 + 40)
+            starts = struct.unpack_from("<4Q", self.image, copy + 64 + 72)[:copies]
+            self.metadata = [(spare, 4096), (spare + SPARE * 512 - 4096, 4096)]
+            self.metadata += [(spare + s * 4096, blocks * 4096) for s in starts]
+        return self.metadata
+
+    def mark(self, text):
+        """What the workload knew from here on."""
+        self.marks.add(text)
+        if text[0] == "d" and text[1:].isdigit():
+            self.acknowledge(int(text[1:]))
+        elif text[0] == "f" and text[1:].isdigit():
+            for version in self.work.flushes[int(text[1:])]:
+                self.acknowledge(version)
+        elif text[0] == "e":
+            name, version = text[1:].split(".")
+            self.files[name] = int(version)
+
+    def acknowledge(self, version):
+        self.number["acknowledged"] += 1
+        for sector in range(*self.work.ops[version]):
+            if self.floor[sector] < version:
+                self.floor[sector] = version
+                self.raised.add(sector)
+
+    # Checks
+
+    def activate(self, readonly):
+        try:
+            return dm.create("r", f"0 {MAIN} remap /dev/replayed 0 /dev/replayed {MAIN} 2 unit_sectors {UNIT}", readonly=readonly)
+        except OSError as error:
+            self.fail("the target can be activated", str(error))
+            return None
+
+    def check(self, point, how="ro"):
+        """Activates the target and compares. `how`: ro, rw, fs."""
+        self.point = point
+        self.number[how] += 1
+        if not self.image_formatted():
+            how = "format"
+        remap = self.activate(how == "ro")
+        if remap is None:
+            return
+        self.read_raw(remap)
+        slots = collections.Counter(line.split()[2] for line in dm.message("r", "list").splitlines())
+        for slot, number in slots.items():
+            if number > 1 and slot != "-":
+                self.fail("no two entries share a slot", f"slot {slot}: {number} entries")
+        self.number["entries"] = max(self.number["entries"], len(slots))
+        if how != "ro":
+            found = dm.message("r", "check")
+            words = found.split()
+            if words[2:3] != ["0"] or words[4:5] != ["0"] or words[6:7] != ["0"]:
+                self.fail("after activation all metadata is sound", found)
+            mode = dm.status("r")[0]
+            if mode != "active":
+                self.fail("after activation all metadata is sound", mode)
+        if how == "fs":
+            self.read_files(remap)
+        dm.remove("r")
+        if how == "rw":
+            self.restore_metadata()
+        elif how != "ro":
+            self.restore()
+
+    def image_formatted(self):
+        spare = MAIN * dm.SECTOR
+        return any(self.image[c:c + 8] == b"RMAPSUPR" for c in (spare, spare + SPARE * 512 - 4096))
+
+    def read_raw(self, device):
+        fd = os.open(device, os.O_RDONLY | os.O_DIRECT)
+        view = memoryview(self.buffer)
+        failed = set()
+        for at in range(0, RAW * dm.SECTOR, MIB):
+            try:
+                os.preadv(fd, [view[at:at + MIB]], at)
+            except OSError as error:
+                failed.add(at // MIB)
+                self.fail("every sector can be read", f"MiB {at // MIB}: {error}")
+        os.close(fd)
+        changed = set()
+        for at in range(0, RAW * dm.SECTOR, CHUNK):
+            data = self.buffer[at:at + CHUNK]
+            before = self.seen.get(at, bytes(CHUNK))
+            if at // MIB in failed or data == before:
+                continue
+            self.seen[at] = data
+            changed.update((at + o) // 512 for o in range(0, CHUNK, 512) if data[o:o + 512] != before[o:o + 512])
+        for sector in changed:
+            data = self.buffer[sector * 512:sector * 512 + 512]
+            version = dm.version_of(sector, data)
+            if version is None or version and not (
+                    version < len(self.work.ops) and sector in range(*self.work.ops[version])):
+                self.fail("no read returns what was never written there", f"sector {sector}: {data[:24]!r}")
+                version = None
+            self.versions[sector] = version
+        missing = [s for s in changed | self.raised if self.versions[s] is not None and self.versions[s] < self.floor[s]]
+        for sector in missing:
+            self.fail("what was acknowledged is there",
+                      f"sector {sector} is version {self.versions[sector]}, acknowledged {self.floor[sector]}")
+        # Those in error are looked at again.
+        self.raised = set(missing)
+
+    def read_files(self, remap):
+        promise = "the file system is sound and has what fsync was called for"
+        part = dm.create("fs", f"0 {MAIN - FS} linear {remap} {FS}")
+        try:
+            dm.mount(part, "/mnt")
+            for name, least in self.files.items():
+                with open(f"/mnt/{name}", "rb") as file:
+                    data = file.read()
+                words = data[:40].split(b"\n")[0].split()
+                version = int(words[1]) if len(words) == 2 and words[1].isdigit() else 0
+                if data != dm.file_data(name, version) or version < least or version not in self.work.files[name]:
+                    self.fail(promise, f"{name}: version {version}, acknowledged {least}, {len(data)} bytes")
+            dm.umount("/mnt")
+        except OSError as error:
+            self.fail(promise, str(error))
+        fsck = subprocess.run(["e2fsck", "-fn", part], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+        if fsck.returncode:
+            self.fail(promise, f"e2fsck: {fsck.returncode}: {fsck.stdout[-300:]}")
+        dm.remove("fs")
+
+    def tear(self, point, writes, chance):
+        """Checks the state with `writes` (sector, old data, new data) done in part, of which the last was not made yet.
+        """
+        for sector, old, new in writes:
+            torn = bytearray(old)
+            sectors = len(new) // dm.SECTOR
+            if chance.random() < 0.75:
+                arrived = range(chance.randrange(1, sectors))
+            else:
+                arrived = chance.sample(range(sectors), chance.randrange(1, sectors))
+            for s in arrived:
+                torn[s * 512:s * 512 + 512] = new[s * 512:s * 512 + 512]
+            at = sector * dm.SECTOR
+            self.image[at:at + len(torn)] = torn
+            self.store(at, len(torn))
+        self.number["torn"] += 1
+        self.number["torn together"] += len(writes) > 1
+        self.check(point, "rw" if self.number["torn"] % 3 == 0 else "ro")
+        for n, (sector, old, new) in enumerate(writes, 1):
+            self.write(sector, old if n == len(writes) else new)
+
+
+def main():
+    failures = Failures()
+    # The spare's first and last block are blank; the rest is garbage, so that reading what was not written shows.
+    base = dm.memory((MAIN + SPARE) * dm.SECTOR)
+    spare = MAIN * dm.SECTOR
+    base[spare + 4096:-4096] = b"never written " * ((len(base) - spare - 8192) // 14) + bytes((len(base) - spare - 8192) % 14)
+    fd = os.open("/dev/base", os.O_RDWR | os.O_DIRECT)
+    for at in range(0, len(base), MIB):
+        os.pwrite(fd, memoryview(base)[at:at + MIB], at)
+    os.close(fd)
+
+    work = Workload()
+    entries = work.run()
+    for error in work.errors:
+        failures.note("the workload sees no error", error)
+    log = dm.read_all("/dev/log")
+    steps = read_log(log)
+    print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA", flush=True)
+
+    start = time.monotonic()
+    replay = Replay(base, work, failures)
+    chance = random.Random(6)
+    points, at_point, covered, since_flush = 0, False, 0, []
+    for n, step in enumerate(steps):
+        if step.mark is not None:
+            replay.mark(step.mark)
+        elif step.count:
+            if at_point:
+                # All marks until the next write are known: that much was acknowledged in this very state.
+                points += 1
+                how = "ro"
+                if points % 20 == 0 and "mounted0" in replay.marks:
+                    how = "fs"
+                elif points % 5 == 0 or "active0" not in replay.marks:
+                    how = "rw"
+                replay.check(f"point {points}, before log entry {n}", how)
+                at_point = False
+            data = log[step.at:step.at + step.count * 512]
+            first, length = step.sector * 512, len(data)
+            old = base[first:first + length]
+            is_metadata = data[:8] in (b"RMAPTABL", b"RMAPSUPR") and first >= spare and length == 4096
+            if is_metadata:
+                # Two replicas of the same block.
+                block = (data[:8], data[32:40])
+                together = [w for w in since_flush if (w[2][:8], w[2][32:40]) == block and w[0] != step.sector]
+                if together or data[:8] == b"RMAPSUPR" or chance.random() < 0.25:
+                    replay.tear(f"in log entry {n}, table block {struct.unpack('<Q', block[1])[0]}, {1 + len(together)} torn",
+                                [*together, (step.sector, old, data)], chance)
+            replay.write(step.sector, data)
+            if is_metadata:
+                since_flush.append((step.sector, old, data))
+        if step.flags & FLUSH_FLAG:
+            since_flush = []
+        if step.flags & (FLUSH_FLAG | FUA_FLAG):
+            covered += 1
+            at_point = True
+    points += 1
+    replay.check(f"point {points}, the end", "fs")
+    seconds = time.monotonic() - start
+    number = replay.number
+    print(f"# {points} states of {covered} flush and FUA points, {number['torn']} torn metadata writes"
+          f" ({number['torn together']} with another), {number['fs']} times the file system,"
+          f" {number['acknowledged']} acknowledged writes, {entries} new entries; {seconds:.1f} s", flush=True)
+
+    enough = {
+        f"at least 300 new entries ({entries})": entries >= 300,
+        f"at least 500 states at a flush or FUA write ({points})": points >= 500,
+        f"at least 100 torn metadata writes ({number['torn']})": number["torn"] >= 100,
+    }
+    promises = [
+        "the workload sees no error", "the target can be activated", "every sector can be read", "what was acknowledged is there",
+        "no read returns what was never written there", "no two entries share a slot",
+        "after activation all metadata is sound", "the file system is sound and has what fsync was called for",
+    ]
+    results = [*((p, not failures[p]) for p in promises), *enough.items()]
+    print(f"KTAP version 1\n1..{len(results)}")
+    for i, (promise, good) in enumerate(results, 1):
+        print(f"{'ok' if good else 'not ok'} {i} - {promise}" + ("" if good or not failures[promise] else f": {len(failures[promise])} times"))
+    sys.exit(0)
+
+
+main()

@@ -1,0 +1,14 @@
+#!/bin/bash
+# Whatever was acknowledged survives a cut at any flush or FUA write, and in the middle of any metadata write.
+#
+# Main and spare are slices of one dm-log-writes device; replay.py explains.
+# kernels: stock
+# vm: --timeout 900
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+
+disk base 20
+disk log 200
+disk replayed 20
+modprobe -a dm_log_writes dm_remap ext4
+exec python3 /host/replay.py
