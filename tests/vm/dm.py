@@ -77,7 +77,7 @@ def remove(name):
 def message(name, text):
     """What the message's result is."""
     data = struct.pack("=Q", 0) + text.encode() + b"\0"
-    _, flags, result = _ioctl(_MESSAGE, name, 0, data, 0, 1 << 18)
+    _, flags, result = _ioctl(_MESSAGE, name, 0, data, 0, 1 << 16)
     return result.split(b"\0")[0].decode() if flags & _DATA_OUT else ""
 
 
@@ -103,7 +103,7 @@ def holes(device, start, length, bad):
 
 
 def memory(size):
-    return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def size_of(device):
