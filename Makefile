@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module tools demo test test-host test-vm lint install install-tools rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm soak lint install install-tools rust-analyzer clean
 
 all: module
 
@@ -46,6 +46,10 @@ test-host:
 # T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs on the debug kernel.
 test-vm:
 	@scripts/test vm $(T)
+
+# CUTS=n: so many times the machine is killed at a random moment (default 100, 40 minutes under emulation).
+soak:
+	@SOAK=$(or $(CUTS),100) scripts/test vm power-stock
 
 lint:
 	@scripts/lint

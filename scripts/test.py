@@ -5,12 +5,15 @@ A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in i
     # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
     # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s)
     # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
-    # boots: 98 0                 boots the machine once per number, with the boot's number as first argument;
-                                  the number is the exit status that is expected (98: the script killed the machine)
+    # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
+                                  exit status that is expected as second (98: the script killed the machine);
+                                  SOAK=n in the environment: n times the first and then the last
+
 
 It prints KTAP: a plan `1..N`, then `ok I - promise` or `not ok I - promise`; deeper levels, as KUnit prints them, are
 indented by four spaces, and of those only the innermost results count. What is wrong otherwise (an unexpected exit
-status, no results, fewer or more than the plan says) counts as one failed test more. tests/vm/lib.sh is /host/lib.sh there.
+status, no results, fewer or more than the plan says) counts as one failed test more. tests/vm/lib.sh is /host/lib.sh there,
+and the Python files beside it are in /host, too.
 
 Logs: build/test/. The last line is `N passed, N failed`.
 """
@@ -94,9 +97,8 @@ def scenario(script, kernel):
     start = time.monotonic()
     passed, failed, skipped = 0, [], 0
     options = ["--kernel", kernel, "--timeout", "300"]
-    lib = ROOT / "tests/vm/lib.sh"
-    if lib.exists():
-        options += ["--include", str(lib)]
+    for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
+        options += ["--include", str(helper)]
     images = []
     for number, size in enumerate(header(script, "disks", [])):
         image = LOGS / f"{name}.disk{number}"
@@ -106,10 +108,12 @@ def scenario(script, kernel):
         options += ["--disk", str(image)]
     options += header(script, "vm", [])
     boots = header(script, "boots", ["0"])
+    if soak := os.environ.get("SOAK"):
+        boots = boots[:1] * int(soak) + boots[-1:]
     with open(LOGS / f"{name}.log", "w", encoding="utf-8") as log:
         for boot, expected in enumerate(boots, 1):
             console = LOGS / f"{name}.console{boot if len(boots) > 1 else ''}"
-            args = [str(boot)] if len(boots) > 1 else []
+            args = [str(boot), expected] if len(boots) > 1 else []
             run = subprocess.run(
                 [ROOT / "scripts/vm", *options, str(script), *args],
                 env={**os.environ, "VM_LOG": str(console)},
