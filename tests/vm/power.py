@@ -197,15 +197,19 @@ def main():
     chance = random.SystemRandom()
     # Some are killed while they activate or check.
     early = not last and boot > 2 and chance.random() < 0.2
+    seconds = chance.uniform(0, 3) if early else chance.uniform(0.1, 3)
+    if not last:
+        print(f"# boot {boot} ends {seconds:.2f} s after {'activation' if early else 'writing'} began", flush=True)
     if early:
-        process(kill_after, chance.uniform(0, 2))
+        process(kill_after, seconds)
     level = noted(NOTE_LEVEL)[0]
     starts = [(0,) * ZONES] + [noted(NOTE_STARTS + n, ZONES) for n in range(1, level + 1)]
     main_device = dm.create("main", *main_table(level))
     remap = dm.create("r", f"0 {MAIN} remap {main_device} 0 /dev/vdb 0 2 unit_sectors 8")
     files = dm.create("fs", f"0 {MAIN - FS} linear {remap} {FS}")
     if boot == 1:
-        subprocess.run(["mkfs.ext4", "-qF", "-b", "1024", "-J", "size=1", "-E", "nodiscard,lazy_itable_init=0", files], check=True)
+        # Blocks of a page: a smaller one is written after the rest of its page is read, which may be bad.
+        subprocess.run(["mkfs.ext4", "-qF", "-b", "4096", "-J", "size=4", "-E", "nodiscard,lazy_itable_init=0", files], check=True)
         os.sync()
     wrong, entries = check(remap, files, starts)
     done = sum(noted(z)[0] for z in range(ZONES))
@@ -229,7 +233,7 @@ def main():
         process(write_zone, remap, zone)
     process(write_files)
     if not early:
-        process(kill_after, chance.uniform(0.1, 3))
+        process(kill_after, seconds)
     time.sleep(100)
 
 
