@@ -1,4 +1,4 @@
-"""Makes a workload of failing writes on a logged device, then checks what each cut of the log would have left.
+"""replay.py [WRITES]: makes a workload of failing writes on a logged device, then checks what each cut of the log would have left.
 
 Main and spare are slices of one dm-log-writes device; main's bad ranges are `error` segments above the log, so the log has
 what reached a medium. The log has a write once it is durable: at once if it was FUA, else at the next flush that was sent
@@ -34,7 +34,7 @@ MIB = 1 << 20
 MAIN, SPARE = 16 * 2048, 4 * 2048  # sectors
 RAW = 4 * 2048  # main's first quarter, for raw writes; the rest is ext4's
 UNIT = 8
-WRITES = int(os.environ.get("WRITES", 220))  # in each of two rounds
+WRITES = int(sys.argv[1]) if len(sys.argv) > 1 else 220  # in each of two rounds
 WORKERS = 2  # processors of the machine
 CHUNK = 64 << 10
 
@@ -152,7 +152,7 @@ class Workload:
         """Moves units forth and back while they are written."""
         c = random.Random(5)
         try:
-            for _ in range(6):
+            for _ in range(WRITES // 40):
                 first = c.randrange(RAW - 64)
                 dm.message("r", f"remap {first} {c.randrange(1, 30)}")
                 dm.message("r", f"restore {first} 20")
@@ -177,7 +177,7 @@ class Workload:
             dm.mount(part, "/mnt")
             os.sync()
             self.mark(f"mounted{turn}")
-            threads = [threading.Thread(target=self.write_files, args=("/mnt", 20))]
+            threads = [threading.Thread(target=self.write_files, args=("/mnt", WRITES // 10))]
             if turn:
                 threads.append(threading.Thread(target=self.move, args=(HEALED,)))
             for thread in threads:

@@ -14,4 +14,4 @@ disk replayed1 20
 modprobe -a dm_log_writes dm_remap ext4
 # Else each activation waits for several grace periods.
 echo 1 >/sys/kernel/rcu_expedited
-exec python3 /host/replay.py
+exec python3 /host/replay.py "$@"
