@@ -13,11 +13,14 @@ activated there, and read back:
 - no two entries share a slot; every 5th time, read-write: `check` finds nothing stale or damaged after activation;
 - every 20th time, read-write: ext4 mounts, has each file that fsync was called for, and e2fsck finds no error.
 
+A disk may also write some of its cache: so some states have a random part of the writes up to the next flush.
+
 A metadata write (table block or superblock) is also torn: only some of its sectors arrive. Writes without a flush
 between them may have been on the way at the same time; so if two replicas were written like that, both are torn.
 """
 
 import collections
+import itertools
 import os
 import pickle
 import random
@@ -443,6 +446,19 @@ class Replay:
         for n, (sector, old, new) in enumerate(writes, 1):
             self.write(sector, old if n == len(writes) else new)
 
+    def keep_some(self, point, cached, log, chance):
+        """Checks the state with some of the writes done that the disk's cache had, as it may choose."""
+        self.number["partly cached"] += 1
+        before = []
+        for step in cached:
+            if chance.random() < 0.5:
+                at, length = step.sector * dm.SECTOR, step.count * dm.SECTOR
+                before.append((step.sector, self.image[at:at + length]))
+                self.write(step.sector, log[step.at:step.at + length])
+        self.check(point, "ro")
+        for sector, data in reversed(before):
+            self.write(sector, data)
+
 
 def pairs_of_writes(steps):
     """The steps (first, end) between a write and the next."""
@@ -479,6 +495,10 @@ def replay_states(worker, states, base, log, steps, work):
                         how = "rw"
                     replay.check(f"state {points}, before log entry {n}", how)
                     replay.number["points"] += 1
+                    cached = list(itertools.takewhile(lambda s: not s.flags & (FLUSH_FLAG | FUA_FLAG), steps[n:]))
+                    cached = [s for s in cached if s.count]
+                    if len(cached) > 1 and chance.random() < 0.15:
+                        replay.keep_some(f"some of the writes from log entry {n} on", cached, log, chance)
                 points += 1
                 replay.follow(points in mine)
                 at_point = False
@@ -556,7 +576,7 @@ def main():
         number += counted
     points = number["points"]
     print(f"# {points} of {states} states of {number['covered']} flush and FUA points, {number['torn']} torn metadata writes"
-          f" ({number['torn together']} with another), {number['fs']} times the file system,"
+          f" ({number['torn together']} with another), {number['partly cached']} with a part of the cache, {number['fs']} times the file system,"
           f" {sum(1 for s in steps if s.mark and s.mark[0] in 'dfe')} acknowledgements, {entries} new entries from errors;"
           f" {time.monotonic() - start:.1f} s", flush=True)
 
