@@ -2,7 +2,7 @@
 # Whatever was acknowledged survives a cut at any flush or FUA write, and in the middle of any metadata write.
 #
 # Main and spare are slices of one dm-log-writes device; replay.py explains.
-# kernels: stock
+# kernels: (stock)
 # vm: --timeout 900
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
