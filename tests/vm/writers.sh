@@ -82,6 +82,9 @@ churn() {
 		1) for ((n = RANDOM % 8; n < sectors; n += 8 + RANDOM % 40)); do ranges+=("$n" $((n + RANDOM % 8))); done ;;
 		2) ranges=(0 $((RANDOM % sectors))) ;;
 		esac
+		# Where nothing has a slot, writes meet it.
+		stale /dev/disk | reload main
+		message r restore 0 $sectors
 		stale /dev/disk "${ranges[@]}" | reload main
 		for ((n = 0; n < 12; n++)); do
 			case $((RANDOM % 6)) in
