@@ -82,9 +82,6 @@ churn() {
 		1) for ((n = RANDOM % 8; n < sectors; n += 8 + RANDOM % 40)); do ranges+=("$n" $((n + RANDOM % 8))); done ;;
 		2) ranges=(0 $((RANDOM % sectors))) ;;
 		esac
-		# Where nothing has a slot, writes meet it.
-		stale /dev/disk | reload main
-		message r restore 0 $sectors
 		stale /dev/disk "${ranges[@]}" | reload main
 		for ((n = 0; n < 12; n++)); do
 			case $((RANDOM % 6)) in
@@ -115,10 +112,13 @@ moved() {
 echo "# seed $seed (the scenario's argument)"
 touch /run/go
 jobs=()
+# To begin with, every write fails on main.
+stale /dev/disk 0 $((sectors - 1)) | reload main
 for job in 0 1; do
 	python3 /run/writers.py $job $sectors "$seed" >/run/writer.$job 2>&1 &
 	jobs+=($!)
 done
+sleep 5
 churn "$seed" >/run/churn 2>&1 &
 churner=$!
 beside >/run/beside 2>&1 &
