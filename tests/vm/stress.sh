@@ -12,7 +12,7 @@ plan 9
 #   A slot that refused a write is not used again; so no more than two of those that share a table block refuse, the
 #   number that is kept in reserve.
 modprobe dm-flakey
-seconds=270 sectors=65536 seed=${1:-$((SRANDOM % 10000))}
+seconds=300 sectors=65536 seed=${1:-$((SRANDOM % 10000))}
 disk disk $((sectors / 2048)) badblocks_once=1
 disk spare 48 badblocks_once=1
 stale /dev/disk | dmsetup create main
