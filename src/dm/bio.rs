@@ -215,8 +215,11 @@ impl<'a> MapBio<'a> {
     }
 
     /// Whether the submitter would rather have [`Status::AGAIN`] than wait.
+    ///
+    /// Not said of a polled bio, which device-mapper would not hand back but queue anew
+    /// (`dm_handle_requeue`), while its submitter goes on polling: it may be deferred.
     pub(crate) fn is_nowait(&self) -> bool {
-        self.bio.has(bindings::REQ_NOWAIT)
+        self.bio.has(bindings::REQ_NOWAIT) && !self.bio.has(bindings::REQ_POLLED)
     }
 
     /// Which of the duplicates of a flush it is, from 0.
