@@ -300,6 +300,12 @@ check "a polled read that fails gives an error and a pending entry" polled_reads
 polled_nowait() {
 	polled --rw=write --bs=4k --offset=$((4080 * 512)) --size=4k --verify=crc32c
 	expect "4080 relocated * ff" message r query 4080
+	# Device-mapper would queue anew what is refused, beside the polling.
+	for _ in {1..15}; do
+		message r mark 4016 64
+		polled --rw=write --bs=4k --iodepth=8 --offset=$((4016 * 512)) --size=32k --verify=crc32c
+		message r restore 4016 64
+	done
 }
 check "and polled writes of pending sectors go to a slot" polled_nowait
 dmsetup remove r
