@@ -18,12 +18,16 @@ dmsetup create main --table "0 $(blockdev --getsz /dev/disk) delay /dev/disk 0 $
 dmsetup create spare --table "0 8192 delay /dev/sparedisk 0 $ms"
 create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
 
+# under_way N: so many requests have reached the device. What comes after a suspension began waits for the resumption.
+under_way() { soon eval "((\$(awk '{ print \$1 + \$2 }' /sys/dev/block/$(dmsetup info -c --noheadings -o major,minor r)/inflight) >= $1))"; }
+
 # writing SECTOR COMMAND...: runs the command while a write is being recovered; the write must succeed.
 writing() {
 	local writer
 	put /run/data /dev/mapper/r "$1" &
 	writer=$!
-	sleep 0.3
+	under_way 1
+	sleep 0.1      # the first attempt
 	kill -0 $writer # it takes longer than that
 	"${@:2}"
 	wait $writer
@@ -84,7 +88,7 @@ reading() {
 	local reader
 	get /dev/mapper/r 6000 8 >/dev/null &
 	reader=$!
-	sleep 0.1
+	under_way 1
 	dmsetup suspend r
 	fails wait $reader
 	# The entry was made after the suspending began, and is on the spare all the same.
@@ -110,7 +114,7 @@ failed() {
 	bad disk 7003
 	put /run/data /dev/mapper/r 7000 &
 	writer=$!
-	sleep 0.3
+	under_way 1
 	dmsetup suspend --noflush spare
 	dmsetup load spare --table "0 8192 error"
 	dmsetup resume spare
@@ -171,7 +175,7 @@ busy() {
 		put /run/data /dev/mapper/r $((59990 + 100 * n)) &
 		writers+=($!)
 	done
-	sleep 0.2
+	under_way 6
 	dmsetup suspend r
 	for n in "${writers[@]}"; do wait "$n"; done
 	dmsetup resume r
