@@ -312,6 +312,15 @@ pub fn update_superblock(
     }
 }
 
+/// Makes the sound superblock in `block` copy `copy`; all else stays, also what this version does not
+/// know.
+pub fn number_superblock(block: &mut Block, copy: u64, crc32c: Crc32c) {
+    if let Ok(s) = SuperblockOnDisk::mut_from_bytes(block) {
+        s.header.number = U64::new(copy);
+        seal(block, crc32c);
+    }
+}
+
 /// Whether `block` looks like a table block that was written since the spare was formatted.
 pub fn is_used_table(block: &Block) -> bool {
     TableBlockOnDisk::ref_from_bytes(block)

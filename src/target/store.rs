@@ -14,9 +14,10 @@
 use super::{counter::Counter, entries::Entries};
 use crate::dm::{self, Device, IoBuffer, Status};
 use crate::engine::{
-    entries::{sort_by_unit, Entry, Loss},
-    format::{self, Block, Cause, Fault, State, Superblock, Update, Uuid},
+    entries::{Entry, Loss},
+    format::{self, Block, Cause, State, Superblock, Update, Uuid},
     geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
+    image::{self, Finding, Found, Seen, Severity, Standing},
     slots::SlotMap,
     Refusal, Slot, Unit,
 };
@@ -60,13 +61,16 @@ struct Requests {
 
 struct Disk {
     uuid: Uuid,
-    /// What both superblocks say.
-    superblock: Option<Superblock>,
+    /// Copy 0 of the superblock as it should be on the spare.
+    superblock: IoBuffer,
     /// The table block in `block`, as it is on the spare unless `stuck`.
     loaded: Option<u64>,
     /// Of each table block, the generation that was read or written last. A replica with a lower
     /// one missed a write, and must not be taken for the block.
     generations: KVVec<u64>,
+    /// A replica could not be read when the entries were loaded, nor written: it may be one
+    /// generation ahead, after a cut. That one is never used again for something else.
+    ahead: bool,
     /// A table block that no replica could be read or written of. Nothing else may be written before
     /// this block is, with a higher generation: what could not be written may be there all the same.
     stuck: Option<u64>,
@@ -75,14 +79,6 @@ struct Disk {
     other: IoBuffer,
     /// Capacity [`MAX_REQUESTS`], never grows.
     batch: KVec<(u64, Update)>,
-}
-
-/// What [`Store::probe`] found on a spare.
-pub(super) struct Found {
-    /// The superblock that counts.
-    pub(super) superblock: Superblock,
-    /// Which copies need to be written again.
-    stale: [bool; 2],
 }
 
 /// The metadata of one target.
@@ -108,6 +104,12 @@ pub(super) struct Store {
     pub(super) commits: Counter,
     /// Replicas that could not be written or read.
     pub(super) errors: Counter,
+}
+
+impl kernel::fmt::Display for Finding {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
 }
 
 fn as_block(bytes: &[u8], index: u64) -> Option<&Block> {
@@ -165,13 +167,14 @@ impl Store {
             disk <- new_mutex!(
                 Disk {
                     uuid: [0; 16],
-                    superblock: None,
+                    superblock: IoBuffer::new(BLOCK_SIZE)?,
                     loaded: None,
                     generations: KVVec::from_elem(
                         0,
                         usize::try_from(geometry.table_blocks).map_err(|_| EFBIG)?,
                         GFP_KERNEL,
                     )?,
+                    ahead: false,
                     stuck: None,
                     block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
@@ -200,41 +203,18 @@ impl Store {
     ///
     /// `None`: the region is blank. Refused: anything that is neither blank nor ours. May sleep.
     pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refusal> {
-        let mut buffer =
-            IoBuffer::new(BLOCK_SIZE).map_err(|_| c"Not enough memory or other resources")?;
-        let mut read = |copy: u64, sector: u64| {
-            if spare.read(start + sector, BLOCK, &mut buffer).is_err() {
-                return (false, Err(Fault::Damaged(c"Superblock cannot be read")));
-            }
-            match as_block(buffer.bytes(), 0) {
-                Some(b) => (format::is_blank(b), Superblock::read(b, copy, dm::crc32c)),
-                None => (false, Err(Fault::Damaged(c"Superblock cannot be read"))),
-            }
+        let no_memory = |_| c"Not enough memory or other resources";
+        let mut buffer = IoBuffer::new(BLOCK_SIZE).map_err(no_memory)?;
+        let mut room = IoBuffer::new(BLOCK_SIZE).map_err(no_memory)?;
+        let mut read = |number: u64, to: &mut Block| {
+            let read = spare.read(start + number * BLOCK_SECTORS, BLOCK, &mut buffer);
+            as_block(buffer.bytes(), 0)
+                .filter(|_| read.is_ok())
+                .map(|block| *to = *block)
+                .is_some()
         };
-        let (first_blank, first) = read(0, 0);
-        // The first copy knows where the last is; without it, it is at the end of the region.
-        let end = match &first {
-            Ok(s) => s.geometry.spare_sectors,
-            Err(_) => length,
-        };
-        if end > length {
-            return Err(c"Spare region is shorter than the one that was formatted");
-        }
-        let (last_blank, last) = read(1, end.saturating_sub(BLOCK_SECTORS));
-        if first_blank && last_blank {
-            return Ok(None);
-        }
-        let copies = if first_blank && last.is_err() {
-            // The last copy has the better explanation.
-            [last.clone(), last]
-        } else {
-            [first, last]
-        };
-        let (superblock, stale) = Superblock::choose(copies)?;
-        if superblock.geometry.spare_sectors != end {
-            return Err(c"Superblock: the spare region has another length");
-        }
-        Ok(Some(Found { superblock, stale }))
+        let room = as_block_mut(room.bytes_mut(), 0).ok_or(c"No room for a block")?;
+        image::ends(&mut read, length / BLOCK_SECTORS, room, dm::crc32c).judge()
     }
 
     /// The spare.
@@ -297,13 +277,37 @@ impl Store {
                 c"Spare was formatted anew since the table was loaded",
             )),
             Some(found) => {
+                let doubt = found
+                    .findings()
+                    .find(|f| f.severity() != Severity::Mendable);
+                if let Some(finding) = doubt {
+                    pr_err!("{}: {}\n", name.to_str().unwrap_or("?"), finding);
+                    return Err(EINVAL);
+                }
                 let mut disk = self.disk.lock();
                 disk.uuid = found.superblock.uuid;
-                disk.superblock = Some(found.superblock.clone());
-                drop(disk);
-                self.load(name, entries, writable)?;
+                let sector = self.sector(g.superblock_sector(found.newest()));
+                self.spare
+                    .read(sector, BLOCK, &mut disk.superblock)
+                    .map_err(|_| refuse(c"Superblock: cannot be read"))?;
+                let name = name.to_str().unwrap_or("?");
+                let damaged = self.load(name, &mut disk, &found.superblock, entries)?;
                 if writable {
-                    self.repair_superblocks(name, found);
+                    let mut mended = Checked::default();
+                    self.check_superblocks(&mut disk, &mut mended);
+                    for number in &damaged {
+                        self.check_block(&mut disk, *number, entries, &mut mended);
+                    }
+                    let left = mended.stale + mended.damaged - mended.repaired;
+                    disk.ahead = left != 0;
+                    if mended.repaired != 0 || left != 0 {
+                        pr_warn!(
+                            "{}: metadata blocks repaired: {}, cannot be written: {}\n",
+                            name,
+                            mended.repaired,
+                            left
+                        );
+                    }
                 }
                 Ok(())
             }
@@ -350,13 +354,13 @@ impl Store {
             label: [0; 64],
         };
         for copy in [1, 0] {
-            superblock.write(disk.block()?, copy, dm::crc32c);
+            let block = as_block_mut(disk.superblock.bytes_mut(), 0).ok_or(EINVAL)?;
+            superblock.write(block, copy, dm::crc32c);
             let sector = self.sector(g.superblock_sector(copy));
             self.spare
-                .write(sector, BLOCK, &mut disk.block, true)
+                .write(sector, BLOCK, &mut disk.superblock, true)
                 .map_err(fail)?;
         }
-        disk.superblock = Some(superblock);
         pr_info!(
             "{}: formatted the spare: {} slots of {} sectors\n",
             name.to_str().unwrap_or("?"),
@@ -366,133 +370,95 @@ impl Store {
         Ok(())
     }
 
-    fn repair_superblocks(&self, name: &CStr, found: Found) {
-        let mut disk = self.disk.lock();
-        disk.loaded = None;
-        for (copy, stale) in (0..).zip(found.stale) {
-            if !stale {
-                continue;
-            }
-            let sector = self.sector(self.geometry.superblock_sector(copy));
-            let Ok(block) = disk.block() else { return };
-            found.superblock.write(block, copy, dm::crc32c);
-            let written = self.spare.write(sector, BLOCK, &mut disk.block, true);
-            if written.is_err() {
-                self.errors.add(1);
-            }
-            pr_warn!(
-                "{}: superblock copy {} was stale or damaged: {}\n",
-                name.to_str().unwrap_or("?"),
-                copy,
-                if written.is_ok() {
-                    "repaired"
-                } else {
-                    "cannot be written"
-                }
-            );
-        }
-    }
-
-    /// Reads the table and makes `entries` and the slots what it says.
-    fn load(&self, name: &CStr, entries: &Entries, writable: bool) -> Result {
-        let g = &self.geometry;
-        let name = name.to_str().unwrap_or("?");
-        let mut slots = Self::no_slots(g)?;
+    /// Reads the table and makes `entries` and the slots what it says. Returns the numbers of the
+    /// blocks of which a replica is not as it should be.
+    fn load(
+        &self,
+        name: &str,
+        disk: &mut Disk,
+        superblock: &Superblock,
+        entries: &Entries,
+    ) -> Result<KVVec<u64>> {
+        let mut slots = Self::no_slots(&self.geometry)?;
         let mut list = KVVec::<Entry>::new();
         let mut losses = KVVec::<Loss>::new();
-        let mut chunks = KVec::with_capacity(g.areas().len(), GFP_KERNEL)?;
-        for _ in g.areas() {
-            chunks.push(IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?, GFP_KERNEL)?;
-        }
-        let mut disk = self.disk.lock();
+        let mut damaged = KVVec::new();
         disk.loaded = None;
         disk.stuck = None;
-        for first in (0..g.table_blocks).step_by(CHUNK as usize) {
-            let count = CHUNK.min(g.table_blocks - first);
-            for (copy, chunk) in chunks.iter_mut().enumerate() {
-                self.read_chunk(&mut disk, copy, first, count, chunk);
+        let mut reader = Reader::new(self)?;
+        let mut room = IoBuffer::new(MAX_COPIES as usize * BLOCK_SIZE)?;
+        let room = <[Block; MAX_COPIES as usize]>::mut_from_bytes(room.bytes_mut());
+        let mut result = Ok(());
+        // Of what makes the spare unusable, the log has the first.
+        let refuse = |finding: Finding| {
+            pr_err!("{name}: {finding}\n");
+            Err(EINVAL)
+        };
+        let mut see = |seen: Seen<'_>| match seen {
+            Seen::Finding(finding) if finding.severity() != Severity::Mendable => refuse(finding),
+            Seen::Finding(finding) => {
+                if dm::log_allowed() {
+                    pr_warn!("{name}: {finding}\n");
+                }
+                Ok(())
             }
-            for n in 0..count {
-                let number = first + n;
-                let generation = |c: &IoBuffer| {
-                    let block = as_block(c.bytes(), n)?;
-                    format::table_generation(block, &disk.uuid, number, dm::crc32c).ok()
-                };
-                let best = chunks.iter().filter_map(|c| Some((generation(c)?, c)));
-                let best = best.reduce(|a, b| if b.0 > a.0 { b } else { a });
-                let Some((generation, best)) = best else {
-                    pr_err!("{name}: no valid replica of table block {number}\n");
-                    return Err(EINVAL);
-                };
-                disk.set_generation(number, generation);
-                let best = as_block(best.bytes(), n).ok_or(EINVAL)?;
-                for index in 0..RECORDS_PER_BLOCK as usize {
-                    let state = format::record(best, number, index, g).map_err(|why| {
-                        let why = why.to_str().unwrap_or("?");
-                        pr_err!("{name}: table block {number}, record {index}: {why}\n");
-                        EINVAL
-                    })?;
-                    let Some(slot) = g.slot_at(number, index as u64) else {
-                        continue;
-                    };
-                    match state {
-                        State::Free => (),
-                        State::Bad { unit, lost } => {
-                            slots.set_bad(slot);
-                            if lost != 0 {
-                                let mask = lost;
-                                losses.push(Loss { unit, mask, slot }, GFP_KERNEL)?;
-                            }
-                        }
-                        State::Entry { unit, mask } => {
-                            if !self.is_whole_blocks(mask, unit) {
-                                pr_err!(
-                                    "{name}: unit {}: relocated in parts of a logical block of \
-                                     these devices\n",
-                                    unit.0
-                                );
-                                return Err(EINVAL);
-                            }
-                            slots.take(slot);
-                            list.push(Entry::new(unit, slot, mask), GFP_KERNEL)?;
+            Seen::Block {
+                number, replicas, ..
+            } => {
+                disk.set_generation(number, replicas.generation);
+                let sound = |s: &Standing| matches!(s, Standing::Current | Standing::Unused);
+                if !replicas.standing.iter().all(sound) {
+                    damaged.push(number, GFP_KERNEL)?;
+                }
+                Ok(())
+            }
+            Seen::Record { slot, state, .. } => {
+                match state {
+                    State::Free => (),
+                    State::Bad { unit, lost: mask } => {
+                        slots.set_bad(slot);
+                        if mask != 0 {
+                            losses.push(Loss { unit, mask, slot }, GFP_KERNEL)?;
                         }
                     }
-                }
-                if !writable {
-                    continue;
-                }
-                for (copy, chunk) in chunks.iter().enumerate() {
-                    if as_block(chunk.bytes(), n) != Some(best) {
-                        let block = as_block_mut(disk.block.bytes_mut(), 0).ok_or(EINVAL)?;
-                        *block = *best;
-                        self.repair(name, &mut disk, copy, number);
+                    State::Entry { unit, mask } => {
+                        if !self.is_whole_blocks(mask, unit) {
+                            pr_err!(
+                                "{name}: unit {}: relocated in parts of a logical block of these \
+                                 devices\n",
+                                unit.0
+                            );
+                            return Err(EINVAL);
+                        }
+                        slots.take(slot);
+                        list.push(Entry::new(unit, slot, mask), GFP_KERNEL)?;
                     }
                 }
+                Ok(())
             }
-        }
-        sort_by_unit(&mut list);
-        let twice = list
-            .iter()
-            .zip(list.iter().skip(1))
-            .find(|(a, b)| a.unit == b.unit);
-        if let Some((a, b)) = twice {
-            let (Unit(unit), Slot(a), Slot(b)) = (a.unit, a.slot, b.slot);
-            pr_err!("{name}: unit {unit} has two slots, {a} and {b}\n");
-            return Err(EINVAL);
-        }
-        for loss in &losses {
-            let at = list.binary_search_by_key(&loss.unit, |e| e.unit);
-            let Some(entry) = at.ok().and_then(|at| list.get_mut(at)) else {
-                let Unit(unit) = loss.unit;
-                pr_err!("{name}: unit {unit} has lost sectors and no entry\n");
-                return Err(EINVAL);
-            };
-            entry.lost |= loss.mask & !entry.mask;
-        }
+        };
+        image::read_table(
+            superblock,
+            &mut |number, to| reader.read(number, to),
+            room.map_err(|_| EINVAL)?,
+            dm::crc32c,
+            &mut |seen| {
+                if result.is_ok() {
+                    result = see(seen);
+                }
+            },
+        );
+        result?;
+        image::settle(&mut list, &losses, &mut |finding| {
+            if result.is_ok() {
+                result = refuse(finding);
+            }
+        });
+        result?;
         entries.load(&list, &losses)?;
         *self.slots.lock() = slots;
         self.degraded.store(false, Relaxed);
-        Ok(())
+        Ok(damaged)
     }
 
     /// Whether `mask` has all or nothing of each logical block of `unit`.
@@ -508,56 +474,6 @@ impl Store {
             left &= !block;
         }
         true
-    }
-
-    /// Reads `count` blocks of replica `copy`; what cannot be read becomes zeroes.
-    fn read_chunk(
-        &self,
-        disk: &mut Disk,
-        copy: usize,
-        first: u64,
-        count: u64,
-        chunk: &mut IoBuffer,
-    ) {
-        let sector = self.sector(self.geometry.table_sector(copy, first));
-        if self.spare.read(sector, count as u32 * BLOCK, chunk).is_ok() {
-            return;
-        }
-        for n in 0..count {
-            let read = self
-                .spare
-                .read(sector + n * BLOCK_SECTORS, BLOCK, &mut disk.other);
-            if read.is_err() {
-                self.errors.add(1);
-                disk.other.bytes_mut().fill(0);
-            }
-            let to = as_block_mut(chunk.bytes_mut(), n);
-            if let (Some(from), Some(to)) = (as_block(disk.other.bytes(), 0), to) {
-                *to = *from;
-            }
-        }
-    }
-
-    /// Writes the block in `disk.block` to replica `copy`, where it was found stale or damaged.
-    fn repair(&self, name: &str, disk: &mut Disk, copy: usize, number: u64) {
-        let sector = self.sector(self.geometry.table_sector(copy, number));
-        let written = self.spare.write(sector, BLOCK, &mut disk.block, true);
-        if written.is_err() {
-            self.errors.add(1);
-        }
-        if dm::log_allowed() {
-            pr_warn!(
-                "{}: table block {}, replica {} was stale or damaged: {}\n",
-                name,
-                number,
-                copy,
-                if written.is_ok() {
-                    "repaired"
-                } else {
-                    "cannot be written"
-                }
-            );
-        }
     }
 
     // ---- Commits
@@ -690,7 +606,12 @@ impl Store {
     ///
     /// `false`: no replica took it, and the block in memory is as it was but for its generation.
     fn write_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
-        let generation = disk.generation(number).wrapping_add(1);
+        let step = 1 + u64::from(disk.ahead);
+        let next = disk.generation(number).checked_add(step);
+        let Some(generation) = next.filter(|g| *g != u64::MAX) else {
+            // Only a forged block comes that far, and the last generation is not a valid one.
+            return false;
+        };
         disk.set_generation(number, generation);
         let (Some(block), Some(before)) = (
             as_block_mut(disk.block.bytes_mut(), 0),
@@ -786,24 +707,23 @@ impl Store {
     }
 
     fn check_superblocks(&self, disk: &mut Disk, found: &mut Checked) {
-        let Some(superblock) = disk.superblock.clone() else {
-            return;
-        };
         disk.loaded = None;
         for copy in [0, 1] {
             let sector = self.sector(self.geometry.superblock_sector(copy));
-            let Ok(block) = disk.block() else { return };
-            superblock.write(block, copy, dm::crc32c);
+            let Some(right) = as_block_mut(disk.superblock.bytes_mut(), 0) else {
+                return;
+            };
+            format::number_superblock(right, copy, dm::crc32c);
             let read = self.spare.read(sector, BLOCK, &mut disk.other);
             found.blocks += 1;
-            if read.is_ok() && disk.other.bytes() == disk.block.bytes() {
+            if read.is_ok() && disk.other.bytes() == disk.superblock.bytes() {
                 continue;
             }
             let known =
                 as_block(disk.other.bytes(), 0).map(|b| Superblock::read(b, copy, dm::crc32c));
-            let same = matches!(known, Some(Ok(s)) if s.uuid == superblock.uuid);
+            let same = matches!(known, Some(Ok(s)) if s.uuid == disk.uuid);
             found.note(read.is_ok() && same);
-            self.rewrite(sector, &mut disk.block, found);
+            self.rewrite(sector, &mut disk.superblock, found);
         }
     }
 
@@ -924,6 +844,93 @@ impl Store {
     }
 }
 
+/// Reads the table blocks of a store, many at once.
+struct Reader<'a> {
+    store: &'a Store,
+    windows: KVec<Window>,
+    /// A block's room.
+    one: IoBuffer,
+}
+
+/// Blocks of one replica that were read together.
+struct Window {
+    /// The number of the first in the region.
+    first: u64,
+    count: u64,
+    /// One bit for each that cannot be read.
+    unreadable: u64,
+    bytes: IoBuffer,
+}
+
+impl<'a> Reader<'a> {
+    fn new(store: &'a Store) -> Result<Self> {
+        let mut windows = KVec::with_capacity(MAX_COPIES as usize, GFP_KERNEL)?;
+        for _ in store.geometry.areas() {
+            let window = Window {
+                first: 0,
+                count: 0,
+                unreadable: 0,
+                bytes: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
+            };
+            windows.push(window, GFP_KERNEL)?;
+        }
+        let one = IoBuffer::new(BLOCK_SIZE)?;
+        Ok(Self {
+            store,
+            windows,
+            one,
+        })
+    }
+
+    /// Reads block `number` of the region, which lies in one of its areas. `false`: it cannot be read.
+    fn read(&mut self, number: u64, to: &mut Block) -> bool {
+        let g = &self.store.geometry;
+        let areas = g.areas().iter().zip(self.windows.iter_mut());
+        for (area, window) in areas {
+            let end = area + g.table_blocks;
+            if !(*area..end).contains(&number) {
+                continue;
+            }
+            if !(window.first..window.first + window.count).contains(&number) {
+                window.first = number;
+                window.count = CHUNK.min(end - number);
+                window.fill(self.store, &mut self.one);
+            }
+            let nth = number - window.first;
+            let block = as_block(window.bytes.bytes(), nth);
+            return block
+                .filter(|_| window.unreadable & (1 << nth) == 0)
+                .map(|block| *to = *block)
+                .is_some();
+        }
+        false
+    }
+}
+
+impl Window {
+    /// Reads its blocks, one by one if need be.
+    fn fill(&mut self, store: &Store, one: &mut IoBuffer) {
+        self.unreadable = 0;
+        let sector = store.sector(self.first * BLOCK_SECTORS);
+        let count = self.count as u32;
+        let whole = store.spare.read(sector, count * BLOCK, &mut self.bytes);
+        if whole.is_ok() {
+            return;
+        }
+        for nth in 0..self.count {
+            let read = store.spare.read(sector + nth * BLOCK_SECTORS, BLOCK, one);
+            if read.is_err() {
+                store.errors.add(1);
+                self.unreadable |= 1 << nth;
+            }
+            let to = as_block_mut(self.bytes.bytes_mut(), nth);
+            if let (Some(from), Some(to)) = (as_block(one.bytes(), 0), to) {
+                *to = *from;
+            }
+        }
+    }
+}
+
 /// What [`Store::check`] found.
 #[derive(Default)]
 pub(super) struct Checked {
@@ -948,3 +955,4 @@ impl Checked {
 }
 
 const _: () = assert!(MAX_COPIES as usize * BLOCK_SIZE * CHUNK as usize <= 256 << 10);
+const _: () = assert!(CHUNK <= u64::BITS as u64);

@@ -4,7 +4,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 39
+plan 41
 
 disk main 8
 disk main2 8
@@ -168,9 +168,27 @@ no_replica() {
 	restore /run/good
 	damage $((areas[0] * 8 + 8))
 	damage $((areas[1] * 8 + 8))
-	untouched "no valid replica of table block 1" create r /dev/main /dev/spare
+	damage $((areas[0] * 8)) # could be repaired, but not here
+	untouched "table block 1: no valid replica: wrong magic, wrong magic" create r /dev/main /dev/spare
 }
-check "a block that is damaged in both replicas is refused by its number" no_replica
+check "a block that is damaged in both replicas is refused by its number, and nothing else is repaired" no_replica
+zeroed() { both 8 /dev/zero; }
+check "zeroes at both ends are no blank spare when a table that was in use is there" \
+	dies "Both superblocks are zero, and a table that was in use is there" zeroed
+two_histories() {
+	restore /run/good
+	create r /dev/main /dev/spare
+	message r mark 4000
+	dmsetup remove r
+	get /dev/spare $((areas[0] * 8)) 8 >/run/other
+	restore /run/good
+	create r /dev/main /dev/spare
+	message r mark 4800
+	dmsetup remove r
+	put /run/other /dev/spare $((areas[0] * 8))
+	untouched "table block 0, replica 1: same generation as another copy, other content" create r /dev/main /dev/spare
+}
+check "two replicas of one generation that differ are refused" two_histories
 
 # --- Read-only tables
 

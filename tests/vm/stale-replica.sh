@@ -2,7 +2,7 @@
 # A replica that missed a write is not taken for the table, even while it is the only one that can be read.
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 7
+plan 8
 
 disk main 16
 disk spare 4
@@ -64,4 +64,23 @@ again() {
 }
 check "nothing that was acknowledged is lost" again
 check "both replicas are alike again" alike
+
+# As a cut leaves it that comes between the writes of the two replicas: the first one is a write ahead. While it can be
+# neither read nor written the second one is the table, and is written on.
+ahead() {
+	get /dev/spare "$second" 8 >/run/before
+	put /run/sector /dev/mapper/r 84
+	dmsetup remove r
+	put /run/before /dev/spare "$second"
+	bad spare "$first" $((first + 7))
+	create r /dev/main /dev/spare
+	put /run/sector /dev/mapper/r 83
+	dmsetup remove r
+	good spare "$first" $((first + 7))
+	create r /dev/main /dev/spare
+	expect "80 partial 0 f" message r query 80
+	same /run/sector /dev/mapper/r 83
+	alike
+}
+check "a replica that is ahead and comes back is not taken for what was written without it" ahead
 check "all is removed" eval "dmsetup remove r && rmmod dm-remap"
