@@ -243,8 +243,13 @@ pub fn ends(read: &mut Read<'_>, blocks: u64, block: &mut Block, crc32c: Crc32c)
 }
 
 impl Ends {
+    /// Both ends are zero: by contract an activation formats the region, whatever lies between.
+    pub fn are_zero(&self) -> bool {
+        self.blank == [true, true]
+    }
+
     /// What they say together. `None`: the region is blank. Refused: what is neither blank nor
-    /// usable.
+    /// usable, and zeroes beside a table that was in use.
     pub fn judge(&self) -> Result<Option<Found>, Refusal> {
         if self.blocks > self.given {
             return Err(c"Spare region is shorter than the one that was formatted");
@@ -252,7 +257,7 @@ impl Ends {
         if self.table {
             return Err(c"Both superblocks are zero, and a table that was in use is there");
         }
-        if self.blank == [true, true] {
+        if self.are_zero() {
             return Ok(None);
         }
         let [first, last] = &self.copies;

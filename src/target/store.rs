@@ -201,7 +201,8 @@ impl Store {
 
     /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
     ///
-    /// `None`: the region is blank. Refused: anything that is neither blank nor ours. May sleep.
+    /// `None`: the region is blank, that is zero at both ends. Refused: anything else that is not ours.
+    /// May sleep.
     pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refusal> {
         let no_memory = |_| c"Not enough memory or other resources";
         let mut buffer = IoBuffer::new(BLOCK_SIZE).map_err(no_memory)?;
@@ -214,7 +215,12 @@ impl Store {
                 .is_some()
         };
         let room = as_block_mut(room.bytes_mut(), 0).ok_or(c"No room for a block")?;
-        image::ends(&mut read, length / BLOCK_SECTORS, room, dm::crc32c).judge()
+        let ends = image::ends(&mut read, length / BLOCK_SECTORS, room, dm::crc32c);
+        if ends.are_zero() {
+            Ok(None)
+        } else {
+            ends.judge()
+        }
     }
 
     /// The spare.

@@ -4,7 +4,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 41
+plan 40
 
 disk main 8
 disk main2 8
@@ -172,9 +172,6 @@ no_replica() {
 	untouched "table block 1: no valid replica: wrong magic, wrong magic" create r /dev/main /dev/spare
 }
 check "a block that is damaged in both replicas is refused by its number, and nothing else is repaired" no_replica
-zeroed() { both 8 /dev/zero; }
-check "zeroes at both ends are no blank spare when a table that was in use is there" \
-	dies "Both superblocks are zero, and a table that was in use is there" zeroed
 two_histories() {
 	restore /run/good
 	create r /dev/main /dev/spare
