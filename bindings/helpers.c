@@ -4,11 +4,6 @@
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 
-void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev)
-{
-	bio_set_dev(bio, bdev);
-}
-
 /* @data: in the direct mapping (kmalloc), @bio: with room for it. */
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len)
 {

@@ -7,7 +7,6 @@
 #include <linux/srcu.h>
 #include <linux/workqueue.h>
 
-void dmr_bio_set_dev(struct bio *bio, struct block_device *bdev);
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len);
 void dmr_bio_add_zeroes(struct bio *bio, unsigned int len);
 struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance,

@@ -61,7 +61,7 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// `iter` and `done` are valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from a
+/// `iter` is valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from a
 /// `defer` on, `tag` and `section` while the stamp has the bit [`IN_SECTION`].
 #[repr(C)]
 pub(super) struct PerBio {
@@ -71,8 +71,6 @@ pub(super) struct PerBio {
     tag: u32,
     section: c_int,
     status: Status,
-    /// The target is through with the bio: the next completion is the last.
-    done: bool,
 }
 
 /// In a stamp: the bio is in a section. No version has the bit ([`super::Version`]).
@@ -80,6 +78,8 @@ pub(super) struct PerBio {
 /// A stamp is kept in the clone's `bi_private`, which is its owner's to use; device-mapper, the owner,
 /// leaves it to the target (as dm-writecache has it). So it is at hand without the per-bio data.
 const IN_SECTION: usize = 1 << (usize::BITS - 1);
+/// In place of a stamp: the target is through with the bio, the next completion is the last.
+const DONE: usize = usize::MAX;
 
 /// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
 /// bookkeeping begins (`dm_per_bio_data`).
@@ -163,13 +163,31 @@ impl Raw {
 
     /// Completes the bio towards the submitter; the target does not hear of it again.
     fn complete(self, status: Status) {
+        self.set_stamp(DONE);
         // SAFETY: Valid and ours by the invariant; `bio_endio` takes it over. It calls
-        // device-mapper's `clone_endio`, which calls `end_io`, which sees `done`.
+        // device-mapper's `clone_endio`, which calls `end_io`, which sees the stamp.
         unsafe {
-            (*self.per_bio()).done = true;
             (*self.ptr()).bi_status = status.0;
             bio_endio(self.ptr());
         }
+    }
+}
+
+/// C: `bio_set_dev`. A helper for that inline would take more instructions to call than it has.
+///
+/// # Safety
+///
+/// `bio` must be valid and the caller's, and not outlast `device`.
+#[inline(always)]
+unsafe fn set_dev(bio: *mut bio, device: &Device) {
+    use kernel::bindings::{BIO_BPS_THROTTLED, BIO_REMAPPED};
+    // SAFETY: By the requirements.
+    unsafe {
+        // What is sent from here is new to the device, whether or not the bio was there before.
+        (*bio).bi_flags &= !(1 << BIO_REMAPPED | 1 << BIO_BPS_THROTTLED);
+        (*bio).bi_bdev = device.bdev();
+        #[cfg(CONFIG_BLK_CGROUP)]
+        kernel::bindings::bio_associate_blkg(bio);
     }
 }
 
@@ -249,8 +267,7 @@ impl<'a> MapBio<'a> {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
-            (*per_bio).iter = (*self.bio.ptr()).bi_iter;
-            (*per_bio).done = false;
+            (&raw const (*self.bio.ptr()).bi_iter).copy_to(&raw mut (*per_bio).iter, 1);
         }
     }
 
@@ -274,15 +291,26 @@ impl<'a> MapBio<'a> {
     }
 
     /// Sends the bio to `sector` of `device`. `stamp` is for [`Target::is_settled`].
-    #[inline(always)]
     pub(crate) fn remap(self, device: &Device, sector: u64, stamp: usize) -> Mapped {
+        let offset = sector
+            .wrapping_sub(self.sector())
+            .wrapping_sub(self.ti.begin());
+        self.remap_by(device, &offset, stamp)
+    }
+
+    /// As [`MapBio::remap`], to the sector of the mapped device that the bio is for plus `offset`, with
+    /// wraparound. For the healthy path: like this, and with an offset that is only looked at when it is
+    /// needed, it takes the fewest instructions.
+    #[inline(always)]
+    pub(crate) fn remap_by(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
         self.bio.set_stamp(stamp);
         self.record();
-        // SAFETY: The bio is valid and ours; the device is open, and stays so until the destructor,
-        // for which device-mapper waits until all bios are complete.
+        // SAFETY: Valid and ours by the invariant of `Raw`; the device is open, and stays so until the
+        // destructor, for which device-mapper waits until all bios are complete.
         unsafe {
-            bindings::dmr_bio_set_dev(self.bio.ptr(), device.bdev());
-            (*self.bio.ptr()).bi_iter.bi_sector = sector;
+            let sector = &raw mut (*self.bio.ptr()).bi_iter.bi_sector;
+            *sector = (*sector).wrapping_add(*offset);
+            set_dev(self.bio.ptr(), device);
         }
         Mapped(bindings::DM_MAPIO_REMAPPED)
     }
@@ -330,8 +358,8 @@ impl<'a> EndBio<'a> {
     ///
     /// `bio` must be the clone that device-mapper passed to `end_io`.
     pub(super) unsafe fn is_done(bio: NonNull<bio>) -> bool {
-        // SAFETY: Valid by the requirement, and `map` recorded it.
-        unsafe { (*Raw(bio).per_bio()).done }
+        // INVARIANT: By the requirement.
+        Raw(bio).stamp() == DONE
     }
 
     /// # Safety
@@ -502,7 +530,7 @@ impl DeferredBio<'_> {
                     return Err(Status::RESOURCE);
                 }
                 bio_trim(clone, skip.into(), count.into());
-                bindings::dmr_bio_set_dev(clone, device.bdev());
+                set_dev(clone, device);
                 // It is waited for now, whatever the submitter wanted.
                 (*clone).bi_opf &=
                     !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
@@ -780,7 +808,7 @@ mod tests {
         let mut f = Fixture::new(WRITE, 8)?;
         f.map_bio().record();
         f.used_up();
-        // SAFETY: Recorded above.
+        // SAFETY: A clone.
         assert!(!unsafe { EndBio::is_done(f.bio()) });
         let ended = f.end_bio(Status::IOERR).defer(&queue);
         assert!(ended.0 == bindings::DM_ENDIO_INCOMPLETE);
@@ -794,7 +822,7 @@ mod tests {
         // The target completed it, once, and hears no more of it.
         assert_eq!(f.clone.completions, 1);
         assert_eq!(f.clone.bio.bi_status, Status::MEDIUM.0);
-        // SAFETY: Recorded above.
+        // SAFETY: A clone.
         assert!(unsafe { EndBio::is_done(f.bio()) });
         Ok(())
     }

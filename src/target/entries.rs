@@ -129,7 +129,7 @@ impl Entries {
     #[inline(always)]
     pub(super) fn is_healthy(&self, sector: u64, count: u32) -> bool {
         let region = sector.wrapping_shr(self.region_shift);
-        let last = sector.wrapping_add(u64::from(count)).wrapping_sub(1);
+        let last = sector.wrapping_add(u64::from(count).wrapping_sub(1));
         region == last.wrapping_shr(self.region_shift)
             && self.cell(region).is_some_and(RcuSliceCell::is_empty)
     }

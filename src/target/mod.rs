@@ -150,6 +150,8 @@ pub(crate) struct Remap {
     reported: Atomic<u32>,
     main: Device,
     main_start: u64,
+    /// What a sector of the mapped device has to have added to be one of main, with wraparound.
+    main_offset: u64,
     geometry: Geometry,
     /// The larger logical block of both devices, in sectors.
     block: u32,
@@ -501,6 +503,7 @@ impl Target for Remap {
                 reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
                 main,
                 main_start: line.main_start,
+                main_offset: line.main_start.wrapping_sub(setup.info().begin()),
                 geometry,
                 block,
                 writable,
@@ -532,7 +535,7 @@ impl Target for Remap {
         // Before the entries are looked at: see `entries`.
         let stamp = this.entries.version.read();
         if this.entries.is_healthy(sector, count) {
-            return bio.remap(&this.main, this.main_start.wrapping_add(sector), stamp);
+            return bio.remap_by(&this.main, &this.main_offset, stamp);
         }
         this.map_slowly(bio, stamp)
     }
