@@ -70,6 +70,13 @@ def create(name, *lines, readonly=False):
     return f"/dev/dm-{os.minor(dev)}"
 
 
+def reload(name, *lines, readonly=False):
+    """Gives a device another table. This takes a tenth of the time that `remove` and `create` take."""
+    suspend(name)
+    load(name, *lines, readonly=readonly)
+    resume(name)
+
+
 def remove(name):
     _ioctl(_REMOVE, name)
 
@@ -182,8 +189,10 @@ def version_of(number, data):
     """The version of sector `number` that `data` is, or None if it is none: another sector's, or torn, or garbage."""
     if data == bytes(SECTOR):
         return 0
-    magic, _, version = _NAME.unpack_from(data)
-    return version if magic == b"dmrtests" and version and data == sector(number, version) else None
+    magic, place, version = _NAME.unpack_from(data)
+    crc, = struct.unpack_from("<I", data, SECTOR - 4)
+    # To make the sector again and compare would take ten times as long.
+    return version if (magic, place) == (b"dmrtests", number) and version and crc == zlib.crc32(data[:-4]) else None
 
 
 def file_data(name, version):

@@ -194,14 +194,6 @@ def main():
     boot, last = int(sys.argv[1]), sys.argv[2] == "0"
     if last:
         print("KTAP version 1\n1..2")
-    chance = random.SystemRandom()
-    # Some are killed while they activate or check.
-    early = not last and boot > 2 and chance.random() < 0.2
-    seconds = chance.uniform(0, 3) if early else chance.uniform(0.1, 3)
-    if not last:
-        print(f"# boot {boot} ends {seconds:.2f} s after {'activation' if early else 'writing'} began", flush=True)
-    if early:
-        process(kill_after, seconds)
     level = noted(NOTE_LEVEL)[0]
     starts = [(0,) * ZONES] + [noted(NOTE_STARTS + n, ZONES) for n in range(1, level + 1)]
     main_device = dm.create("main", *main_table(level))
@@ -232,9 +224,9 @@ def main():
     for zone in range(ZONES):
         process(write_zone, remap, zone)
     process(write_files)
-    if not early:
-        process(kill_after, seconds)
-    time.sleep(100)
+    seconds = random.SystemRandom().uniform(0.1, 3)
+    print(f"# boot {boot} ends {seconds:.2f} s after writing began", flush=True)
+    kill_after(seconds)
 
 
 main()

@@ -40,6 +40,7 @@ UNIT = 8
 WRITES = int(sys.argv[1]) if len(sys.argv) > 1 else 250  # in each of two rounds
 WORKERS = 2  # processors of the machine
 CHUNK = 64 << 10
+IDLE = f"0 {MAIN} error"  # the table between activations
 
 # Bad sectors in the first round and the second: some got worse, some are good again.
 FS = RAW
@@ -248,6 +249,7 @@ class Replay:
         self.image = base
         self.view = memoryview(base)
         self.work, self.failures = work, failures
+        self.remap = dm.create(name, IDLE)
         self.fd = os.open(self.device, os.O_RDWR | os.O_DIRECT)
         self.seen = {}  # per chunk of the raw part, what was read last
         self.versions = [0] * RAW
@@ -328,10 +330,14 @@ class Replay:
 
     def activate(self, readonly):
         try:
-            return dm.create(self.name, f"0 {MAIN} remap {self.device} 0 {self.device} {MAIN} 2 unit_sectors {UNIT}", readonly=readonly)
+            dm.reload(self.name, f"0 {MAIN} remap {self.device} 0 {self.device} {MAIN} 2 unit_sectors {UNIT}", readonly=readonly)
+            return True
         except OSError as error:
             self.fail("the target can be activated", str(error))
-            return None
+            return False
+
+    def deactivate(self):
+        dm.reload(self.name, IDLE)
 
     def check(self, point, how="ro"):
         """Activates the target and compares. `how`: ro, rw, fs."""
@@ -339,10 +345,10 @@ class Replay:
         self.number[how] += 1
         if not self.image_formatted():
             how = "format"
-        remap = self.activate(how == "ro")
-        if remap is None:
+        if not self.activate(how == "ro"):
+            self.deactivate()
             return
-        self.read_raw(remap)
+        self.read_raw(self.remap)
         slots = collections.Counter(line.split()[2] for line in dm.message(self.name, "list").splitlines())
         for slot, number in slots.items():
             if number > 1 and slot != "-":
@@ -357,8 +363,8 @@ class Replay:
             if mode != "active":
                 self.fail("after activation all metadata is sound", mode)
         if how == "fs":
-            self.read_files(remap)
-        dm.remove(self.name)
+            self.read_files(self.remap)
+        self.deactivate()
         if how == "rw":
             self.restore_metadata()
         elif how != "ro":
