@@ -156,11 +156,11 @@ impl Geometry {
                     .is_some_and(|end| end < blocks && length > 0)
         };
         let areas = self.areas();
+        if !areas.iter().all(|a| inside(*a, self.table_blocks)) {
+            return Err(c"Superblock: a metadata area lies outside the spare region");
+        }
         for (k, &a) in areas.iter().enumerate() {
-            if !inside(a, self.table_blocks) {
-                return Err(c"Superblock: a metadata area lies outside the spare region");
-            }
-            // Both ends were found inside the region, so these sums cannot overflow.
+            // All ends were found inside the region, so these sums cannot overflow.
             let clash = |&b: &u64| a < b + self.table_blocks && b < a + self.table_blocks;
             if areas.iter().skip(k + 1).any(clash) {
                 return Err(c"Superblock: metadata areas overlap");
