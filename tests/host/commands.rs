@@ -6,6 +6,8 @@ use crate::image::Image;
 use crate::tool::Place;
 use dm_remap::engine::geometry::Geometry;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 const MAIN: [&str; 2] = ["--main-sectors", "65536"];
 
@@ -251,6 +253,54 @@ fn wrong_usage_says_what_is_right() {
         assert!(help.contains("Usage:"), "{help}");
         assert!(!help.contains('\u{1b}'), "colour without a terminal");
     }
+}
+
+/// Nobody reads what is printed, as in `dmremap dump SPARE | head`: no words about that.
+#[test]
+fn a_closed_pipe_is_no_reason_to_complain() {
+    let place = Place::new();
+    place.formatted(2);
+    place.write("list", "77\n");
+    let closed = || {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(ours);
+        OwnedFd::from(theirs)
+    };
+    for command in [
+        &["dump", "s.img"][..],
+        &["dump", "--json", "s.img"],
+        &["check", "s.img"],
+        &["label", "s.img"],
+        &["export", "s.img", "--format", "ddrescue"],
+        &["import", "s.img", "list", "--format", "sectors"],
+        &["repair", "s.img", "--yes"],
+        &["format", "--advise", "--main-sectors", "65536"],
+        &[
+            "format",
+            "s.img",
+            "--main-sectors",
+            "65536",
+            "--force",
+            "--yes",
+        ],
+        &["completions", "bash"],
+    ] {
+        let mut child = place.command(command);
+        let child = child.stdout(closed()).output().unwrap();
+        let said = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(4), "{command:?}: {said}");
+        assert_eq!(said, "", "{command:?}");
+    }
+    // The same where errors are told.
+    let mut child = place.command(&["check", "nosuch"]);
+    let child = child.stderr(closed()).output().unwrap();
+    assert_eq!(child.status.code(), Some(4));
+    // What cannot be written for another reason is an error.
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut child = place.command(&["dump", "s.img"]);
+    let child = child.stdout(full).output().unwrap();
+    let said = String::from_utf8_lossy(&child.stderr);
+    assert!(said.contains("No space left"), "{said}");
 }
 
 #[test]

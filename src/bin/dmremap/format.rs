@@ -12,6 +12,7 @@ use anyhow::{bail, ensure, Context as _, Result};
 use dm_remap::engine::format::{blank_table_block, Block, Superblock};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_UNIT_SECTORS};
 use dm_remap::engine::image::text;
+use std::io::{stdout, Write as _};
 use std::path::Path;
 
 /// Bytes at each end of a region that must be zero.
@@ -103,12 +104,13 @@ fn percent(part: u64, all: u64) -> String {
 }
 
 fn advise(args: &Format, wish: &Wish) -> Result<Status> {
-    println!(
+    writeln!(
+        stdout(),
         "main: {}, {} units of {}",
         ui::size(wish.main_sectors),
         wish.units(),
         ui::size(wish.unit_sectors.into())
-    );
+    )?;
     let wanted = match (args.slots, args.share) {
         (Some(slots), _) => vec![slots],
         (_, Some(share)) => vec![wish.share(share)?],
@@ -119,14 +121,18 @@ fn advise(args: &Format, wish: &Wish) -> Result<Status> {
     };
     for slots in wanted {
         let g = wish.smallest(slots)?;
-        println!(
+        writeln!(
+            stdout(),
             "{slots} slots, {} of main: spare of {}",
             percent(slots, wish.units()),
             ui::size(g.spare_sectors)
-        );
+        )?;
     }
     if args.slots.is_none() && args.share.is_none() {
-        println!("A disk that loses more than 1 % of its sectors is about to fail as a whole.");
+        writeln!(
+            stdout(),
+            "A disk that loses more than 1 % of its sectors is about to fail as a whole."
+        )?;
     }
     Ok(Status::Done)
 }
@@ -250,14 +256,15 @@ pub(crate) fn run(args: Format) -> Result<Status> {
         );
     }
     let found = found.unwrap_or_else(|| "blank".into());
-    println!("{}: {found}", region.name);
-    println!(
+    writeln!(stdout(), "{}: {found}", region.name)?;
+    writeln!(
+        stdout(),
         "{} slots of {}: {} of main's {} units",
         usable(&g),
         ui::size(g.unit_sectors.into()),
         percent(usable(&g), wish.units()),
         wish.units()
-    );
+    )?;
     ui::confirm(
         &format!("Write {} copies of the metadata?", g.copies),
         args.yes,
@@ -269,21 +276,22 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     let shorter = blocks < region.blocks || args.bounds.spare_sectors.is_some();
     region.truncate(blocks);
     let superblock = write(region, g, label)?;
-    println!("uuid {}", uuid(&superblock.uuid));
+    writeln!(stdout(), "uuid {}", uuid(&superblock.uuid))?;
     let main = match &args.main {
         Some(main) if args.main_sectors.is_none() => format!("{} 0", main.display()),
         Some(main) => format!("{} <main_start>", main.display()),
         None => "<main_dev> <main_start>".into(),
     };
     let start = args.bounds.spare_start;
-    print!(
+    write!(
+        stdout(),
         "table: 0 {main_sectors} remap {main} {} {start}",
         region.name
-    );
+    )?;
     if shorter {
-        print!(" 2 spare_sectors {}", g.spare_sectors);
+        write!(stdout(), " 2 spare_sectors {}", g.spare_sectors)?;
     }
-    println!();
+    writeln!(stdout())?;
     Ok(Status::Done)
 }
 

@@ -15,7 +15,7 @@ use dm_remap::engine::geometry::BLOCK_SIZE;
 use dm_remap::engine::{Slot, Unit};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{stdin, BufReader};
+use std::io::{stdin, stdout, BufReader, Write as _};
 use std::ops::Range;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -75,7 +75,7 @@ fn on_main(args: &Import, spans: &[Span], main_sectors: u64) -> Result<Vec<Range
         }
     }
     if outside > 0 {
-        println!("{outside} sectors outside main left out");
+        writeln!(stdout(), "{outside} sectors outside main left out")?;
     }
     Ok(merge(ranges))
 }
@@ -147,7 +147,7 @@ fn into_spare(args: &Import, region: &mut Region, spans: &[Span]) -> Result<Stat
     }
     bar.finish_and_clear();
     let had = listed - new.len() as u64;
-    println!("{} units marked, {had} had an entry", new.len());
+    writeln!(stdout(), "{} units marked, {had} had an entry", new.len())?;
     Ok(Status::Done)
 }
 
@@ -185,6 +185,6 @@ fn into_device(args: &Import, device: &str, spans: &[Span]) -> Result<Status> {
         bar.inc(1);
     }
     bar.finish_and_clear();
-    println!("{marked} units marked");
+    writeln!(stdout(), "{marked} units marked")?;
     Ok(Status::Done)
 }

@@ -9,6 +9,7 @@ use crate::Status;
 use anyhow::{ensure, Result};
 use dm_remap::engine::format::{update_superblock, Block};
 use dm_remap::engine::geometry::BLOCK_SIZE;
+use std::io::{stdout, Write as _};
 
 /// The bytes of a label as a superblock has them.
 pub(crate) fn encode(label: &str) -> Result<[u8; 64]> {
@@ -37,7 +38,7 @@ pub(crate) fn decode(label: &[u8; 64]) -> String {
 pub(crate) fn run(args: &Label) -> Result<Status> {
     let Some(label) = &args.label else {
         let mut region = Region::open(&args.spare, Access::Read)?;
-        println!("{}", decode(&open(&mut region)?.superblock.label));
+        writeln!(stdout(), "{}", decode(&open(&mut region)?.superblock.label))?;
         return Ok(Status::Done);
     };
     let label = encode(label)?;

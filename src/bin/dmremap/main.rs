@@ -6,6 +6,9 @@
 //! - [`region`] and [`image`]: a spare, opened and read.
 //! - one module for each command; [`lists`]: the formats of lists of bad sectors.
 
+// They panic when nobody reads what they print.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod cli;
 mod dump;
 mod export;
@@ -51,7 +54,9 @@ fn run(command: Command) -> Result<Status> {
             Ok(Status::Done)
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "dmremap", &mut io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "dmremap", &mut script);
+            io::stdout().write_all(&script)?;
             Ok(Status::Done)
         }
     }

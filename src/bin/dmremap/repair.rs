@@ -74,7 +74,7 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
     }
     for finding in &image.findings {
         if finding.severity() == Severity::Mendable {
-            println!("{finding}");
+            writeln!(stdout(), "{finding}")?;
         }
     }
     ui::confirm(&format!("Rewrite {} blocks?", image.mends.len()), args.yes)?;
@@ -86,7 +86,7 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
     let backup = args.backup.clone().unwrap_or_else(|| PathBuf::from(name));
     save(&region, &image.mends, &backup)
         .with_context(|| format!("{}: nothing was repaired", backup.display()))?;
-    println!("what is replaced is in {}", backup.display());
+    writeln!(stdout(), "what is replaced is in {}", backup.display())?;
     let bar = ui::progress("repairing", image.mends.len() as u64);
     for mend in &image.mends {
         let mut block: Block = [0; BLOCK_SIZE];
@@ -175,6 +175,6 @@ fn undo(region: &Region, backup: &Path, yes: bool) -> Result<Status> {
         region.write(*number, block)?;
     }
     region.sync()?;
-    println!("{} blocks put back", blocks.len());
+    writeln!(stdout(), "{} blocks put back", blocks.len())?;
     Ok(Status::Done)
 }

@@ -13,7 +13,7 @@ const GREEN: Style = AnsiColor::Green.on_default().bold();
 
 /// Says on standard error why a command failed.
 pub(crate) fn error(error: &anyhow::Error) {
-    anstream::eprintln!("{RED}error:{RED:#} {error:#}");
+    let _ = writeln!(anstream::stderr(), "{RED}error:{RED:#} {error:#}");
 }
 
 /// Prints a verdict after the findings.
@@ -35,7 +35,7 @@ pub(crate) fn confirm(question: &str, yes: bool) -> Result<()> {
     if !io::stdin().is_terminal() {
         bail!("nothing was written: give --yes to go on without being asked");
     }
-    eprint!("{question} [y/N] ");
+    write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     if !matches!(answer.trim(), "y" | "Y" | "yes") {
