@@ -76,8 +76,11 @@ impl Geometry {
         if !unit_sectors.is_power_of_two() || unit_sectors > MAX_UNIT_SECTORS {
             return Err(c"unit_sectors must be a power of two from 1 to 64");
         }
+        if !(MIN_COPIES..=MAX_COPIES).contains(&copies) {
+            return Err(c"metadata_copies must be from 2 to 4");
+        }
         // More table blocks leave fewer slots, so "they suffice" is monotonous: bisect.
-        let (mut low, mut high) = (1, blocks.saturating_sub(2) / u64::from(copies.max(1)));
+        let (mut low, mut high) = (1, blocks.saturating_sub(2) / u64::from(copies));
         while low < high {
             let middle = low + (high - low) / 2;
             match at(middle) {
@@ -305,6 +308,23 @@ mod tests {
             assert_eq!(plan.is_ok(), sectors >= 40, "{sectors}");
         }
         assert_eq!(Geometry::plan(1 << 20, 40, 8, 2).unwrap().slots_total, 1);
+    }
+
+    #[test]
+    fn impossible_units_and_copies_are_refused_as_what_they_are() {
+        let why = |unit, copies| {
+            let plan = Geometry::plan(1 << 20, 1 << 16, unit, copies);
+            plan.err().map(|why| why.to_str().unwrap())
+        };
+        for unit in [0, 3, 128] {
+            let expected = "unit_sectors must be a power of two from 1 to 64";
+            assert_eq!(why(unit, 2), Some(expected), "{unit}");
+        }
+        for copies in [0, 1, 5, u32::MAX] {
+            let expected = "metadata_copies must be from 2 to 4";
+            assert_eq!(why(8, copies), Some(expected), "{copies}");
+        }
+        assert_eq!(why(8, 2), None);
     }
 
     #[test]
