@@ -10,6 +10,8 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod cli;
+#[cfg(test)]
+mod cuts;
 mod dump;
 mod export;
 mod format;

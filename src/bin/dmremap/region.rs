@@ -136,12 +136,16 @@ impl Region {
     /// Writes whole blocks from block `block` on; durable after [`Self::sync`].
     pub(crate) fn write(&self, block: u64, from: &[u8]) -> Result<()> {
         let offset = self.offset(block, from.len() / BLOCK_SIZE)?;
+        #[cfg(test)]
+        crate::cuts::note(crate::cuts::Step::Write(block, from.to_vec()));
         let written = self.file.write_all_at(from, offset);
         written.with_context(|| format!("{}: cannot write block {block}", self.name))
     }
 
     /// Makes everything durable that was written.
     pub(crate) fn sync(&self) -> Result<()> {
+        #[cfg(test)]
+        crate::cuts::note(crate::cuts::Step::Sync);
         let synced = self.file.sync_data();
         synced.with_context(|| format!("{}: cannot flush", self.name))
     }
