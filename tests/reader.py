@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Lists the entries of a dm-remap spare, in the form of the kernel's message `list`.
 
-    tests/reader.py IMAGE [START_SECTOR [SECTORS]]
+    tests/reader.py [--all] IMAGE [START_SECTOR [SECTORS]]
 
+With --all, each line also has the mask of the lost sectors, and a line `bad SLOT LOST` follows for each bad slot.
 Written from docs/format.md and nothing else, to show that it says enough. Exit status 1, with a reason, for
 an image that must be refused; 3 for a blank one.
 """
@@ -126,8 +127,8 @@ def table(read, s):
                 yield number, index, record
 
 
-def entries(read, s):
-    units, lost = {}, set()
+def lines(read, s, everything):
+    units, bad, lost = {}, [], {}
     for number, index, (unit, mask, state, _, _) in table(read, s):
         slot = number * RECORDS + index
         start = s.data + slot * s.unit
@@ -136,21 +137,25 @@ def entries(read, s):
                 or any(start < 8 * (a + s.blocks) and 8 * a < start + s.unit for a in s.areas)):
             raise Refused(f"table block {number}, record {index}: impossible")
         if state == 2:
+            bad.append(f"bad {slot} {mask:x}")
             if mask:
-                lost.add(unit)
+                lost[unit] = lost.get(unit, 0) | mask
             continue
         if unit in units:
             raise Refused(f"unit {unit}: two slots, {units[unit][0]} and {slot}")
         units[unit] = slot, mask, have
-    if lost - units.keys():
-        raise Refused(f"unit {min(lost - units.keys())}: lost sectors and no entry")
+    if orphans := lost.keys() - units.keys():
+        raise Refused(f"unit {min(orphans)}: lost sectors and no entry")
     for unit, (slot, mask, have) in sorted(units.items()):
         state = "pending" if not mask else "relocated" if mask == (1 << have) - 1 else "partial"
-        yield f"{unit * s.unit} {state} {slot} {mask:x}"
+        line = f"{unit * s.unit} {state} {slot} {mask:x}"
+        yield f"{line} {lost.get(unit, 0) & ~mask:x}" if everything else line
+    yield from bad if everything else ()
 
 
 def main():
-    path, *region = sys.argv[1:]
+    everything = sys.argv[1] == "--all"
+    path, *region = sys.argv[1 + everything:]
     start = int(region[0]) if region else 0
     with open(path, "rb") as image:
         sectors = int(region[1]) if region[1:] else image.seek(0, 2) // 512 - start
@@ -160,7 +165,7 @@ def main():
             return image.read(BLOCK).ljust(BLOCK, b"\0")
 
         try:
-            for line in entries(read, superblock(read, sectors // 8)):
+            for line in lines(read, superblock(read, sectors // 8), everything):
                 print(line)
         except Refused as why:
             sys.exit(f"{path}: {why}")

@@ -110,19 +110,29 @@ pub(crate) fn done(mut command: Command) -> Done {
     }
 }
 
+fn words(item: &serde_json::Value, names: &[&str]) -> String {
+    let word = |name: &&str| match &item[name] {
+        serde_json::Value::String(word) => word.clone(),
+        other => other.to_string(),
+    };
+    names.iter().map(word).collect::<Vec<_>>().join(" ")
+}
+
+const LIST: [&str; 5] = ["sector", "state", "slot", "mask", "lost"];
+
 /// The entries of `dump --json` as the message `list` has them.
 pub(crate) fn list(dump: &serde_json::Value) -> String {
-    let line = |e: &serde_json::Value| {
-        let word = |name: &str| e[name].as_str().unwrap();
-        let (sector, slot) = (&e["sector"], &e["slot"]);
-        format!("{sector} {} {slot} {}\n", word("state"), word("mask"))
-    };
-    dump["entries"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(line)
-        .collect()
+    let entries = dump["entries"].as_array().unwrap().iter();
+    entries.map(|e| words(e, &LIST[..4]) + "\n").collect()
+}
+
+/// The entries and bad slots of `dump --json` as `tests/reader.py --all` has them.
+pub(crate) fn all(dump: &serde_json::Value) -> String {
+    let entries = dump["entries"].as_array().unwrap().iter();
+    let bad = dump["bad_slots"].as_array().unwrap().iter();
+    let bad = bad.map(|b| format!("bad {}\n", words(b, &["slot", "lost"])));
+    let entries = entries.map(|e| words(e, &LIST) + "\n");
+    entries.chain(bad).collect()
 }
 
 /// A file of the repository.

@@ -4,7 +4,7 @@
 # vm: --include tests/reader.py
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 8
+plan 10
 
 disk main 8
 disk spare 4
@@ -12,14 +12,14 @@ data /run/main 16384
 put /run/main /dev/main
 bad main 1003
 
-# What the tool and the independent reader find on the spare, as the message `list` prints it.
-dumped() {
-	dmremap dump --json /dev/spare | python3 -c 'import json, sys
-for e in json.load(sys.stdin)["entries"]: print(e["sector"], e["state"], e["slot"], e["mask"])'
-}
+# What the tool finds on the spare is what the independent reader finds, and what the message `list` printed.
 lists_agree() {
-	dumped | cmp - /run/list
-	python3 /host/reader.py /dev/spare | cmp - /run/list
+	dmremap dump --json /dev/spare | python3 -c 'import json, sys
+dump = json.load(sys.stdin)
+for e in dump["entries"]: print(e["sector"], e["state"], e["slot"], e["mask"], e["lost"])
+for b in dump["bad_slots"]: print("bad", b["slot"], b["lost"])' >/run/dumped
+	python3 /host/reader.py --all /dev/spare | cmp - /run/dumped
+	grep -v ^bad /run/dumped | cut -d ' ' -f 1-4 | cmp - /run/list
 }
 
 formats() {
@@ -80,4 +80,44 @@ check "damaged copies are repaired" mends
 create r /dev/main /dev/spare
 check "and all data is there" same /run/main /dev/mapper/r
 dmsetup remove r
+
+# --- Entries of all kinds, bad slots with and without sectors that were lost, and more replicas
+
+# relocated SECTOR: a unit in a slot; slot_fails SECTOR OFFSET...: these sectors of it are bad.
+relocated() {
+	message r remap "$1"
+	part /run/main "$1" 8 >/run/part
+	put /run/part /dev/mapper/r "$1"
+}
+slot_fails() {
+	local offset at
+	at=$(slot_at /dev/spare "$(slot_of r "$1")")
+	for offset in "${@:2}"; do bad spare $((at + offset)); done
+}
+all_kinds() {
+	dmremap format /dev/spare --main /dev/main --metadata-copies "$1" --force --yes
+	create r /dev/main /dev/spare
+	expect "1 units marked" message r mark 4000
+	relocated 2000
+	part /run/main 1000 16 >/run/part
+	put /run/part /dev/mapper/r 1000
+	relocated 3000
+	slot_fails 3000 1
+	put /run/part /dev/mapper/r 3000
+	relocated 5000
+	slot_fails 5000 2 5
+	not get /dev/mapper/r 5000 8
+	expect "5002-5002 5005-5005" unreadable /dev/mapper/r 5000 8 /run/main
+	message r list >/run/list
+	dmsetup remove r
+	good spare 0 8191
+	lists_agree
+	# The mask of what is lost, and the slot that lost it.
+	expect $'1000 partial 8 0\n2000 relocated ff 0\n3000 relocated ff 0\n4000 pending 0 0\n5000 partial db 24' \
+		eval "grep -v ^bad /run/dumped | cut -d ' ' -f 1,2,4,5"
+	expect $'0\n24' eval "grep ^bad /run/dumped | cut -d ' ' -f 3"
+	dmremap check /dev/spare
+}
+check "all kinds of entries and bad slots, in 3 replicas" all_kinds 3
+check "and in 4" all_kinds 4
 remove_disk main spare
