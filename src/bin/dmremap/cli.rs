@@ -225,7 +225,7 @@ pub(crate) struct Import {
     /// Block size of a badblocks list, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1024)]
     pub(crate) block_size: u64,
-    /// Which blocks of a ddrescue map are bad: of ?*/-
+    /// Which blocks of a ddrescue map are bad: of ?*/-, all of them if main is the copy
     #[arg(
         long,
         value_name = "CHARACTERS",

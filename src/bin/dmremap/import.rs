@@ -4,7 +4,7 @@
 
 use crate::cli::Import;
 use crate::image::{crc32c, next, table_at, Image};
-use crate::lists::{self, merge, Options, Span};
+use crate::lists::{self, merge, List, Options, Span};
 use crate::region::{Access, Region};
 use crate::{ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
@@ -34,13 +34,19 @@ pub(crate) fn run(args: &Import) -> Result<Status> {
         statuses: &args.statuses,
     };
     let name = args.list.display();
-    let spans = if args.list.as_os_str() == "-" {
+    let list = if args.list.as_os_str() == "-" {
         lists::read(stdin().lock(), &options)
     } else {
         let file = File::open(&args.list).with_context(|| name.to_string())?;
         lists::read(BufReader::new(file), &options)
     };
-    let spans = spans.with_context(|| name.to_string())?;
+    let List { spans, left_out } = list.with_context(|| name.to_string())?;
+    if left_out > 0 {
+        writeln!(
+            stdout(),
+            "{left_out} sectors left out that ddrescue has not finished with; see --statuses"
+        )?;
+    }
     match (&args.device, &args.spare) {
         (Some(device), _) => into_device(args, device, &spans),
         (None, Some(spare)) => {

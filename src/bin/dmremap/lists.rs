@@ -19,6 +19,13 @@ pub(crate) struct Options<'a> {
     pub(crate) statuses: &'a str,
 }
 
+/// What a list says.
+pub(crate) struct List {
+    pub(crate) spans: Vec<Span>,
+    /// Sectors of a ddrescue map that it has not finished with, and that are not wanted.
+    pub(crate) left_out: u64,
+}
+
 /// Sectors, and the line that named them.
 pub(crate) struct Span {
     pub(crate) line: usize,
@@ -59,7 +66,7 @@ pub(crate) fn check_block_size(bytes: u64) -> Result<()> {
 }
 
 /// Reads a list; an error names the line.
-pub(crate) fn read(list: impl BufRead, options: &Options<'_>) -> Result<Vec<Span>> {
+pub(crate) fn read(list: impl BufRead, options: &Options<'_>) -> Result<List> {
     check_block_size(options.block_size)?;
     for status in options.statuses.chars() {
         ensure!(
@@ -86,7 +93,8 @@ pub(crate) fn read(list: impl BufRead, options: &Options<'_>) -> Result<Vec<Span
         options.format != ListFormat::Ddrescue || map.end.is_some(),
         "not a map file of ddrescue: it has no line of blocks"
     );
-    Ok(spans)
+    let left_out = map.left_out;
+    Ok(List { spans, left_out })
 }
 
 fn badblocks_line(text: &str, block_size: u64) -> Result<Option<Range<u64>>> {
@@ -117,6 +125,7 @@ fn sectors_line(text: &str) -> Result<Option<Range<u64>>> {
 struct Map {
     has_status_line: bool,
     end: Option<u64>,
+    left_out: u64,
 }
 
 impl Map {
@@ -151,7 +160,11 @@ impl Map {
         );
         let sectors = touched(start, length)?;
         self.end = Some(start + length);
-        Ok(bad.contains(status).then_some(sectors))
+        let is_bad = bad.contains(status);
+        if !is_bad && status != "+" {
+            self.left_out += sectors.end - sectors.start;
+        }
+        Ok(is_bad.then_some(sectors))
     }
 }
 
@@ -229,8 +242,8 @@ mod tests {
     }
 
     fn ranges(text: &str, format: ListFormat) -> Result<Vec<Range<u64>>> {
-        let spans = read(text.as_bytes(), &options(format))?;
-        Ok(spans.into_iter().map(|span| span.sectors).collect())
+        let list = read(text.as_bytes(), &options(format))?;
+        Ok(list.spans.into_iter().map(|span| span.sectors).collect())
     }
 
     #[test]
@@ -297,7 +310,7 @@ mod tests {
                 write(&mut text, format, per_block * 512, &bad, 5000).unwrap();
                 let block_size = per_block * 512;
                 let options = Options { format, block_size, statuses: "-" };
-                let again: Vec<_> = read(&text[..], &options).unwrap()
+                let again: Vec<_> = read(&text[..], &options).unwrap().spans
                     .into_iter().map(|span| span.sectors).collect();
                 let expected = if format == ListFormat::Badblocks {
                     let outward = |r: &Range<u64>| {
