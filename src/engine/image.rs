@@ -76,9 +76,7 @@ pub enum Finding {
 pub enum Severity {
     /// Nothing is lost: the block that counts can be written again in its place.
     Mendable,
-    /// Two versions claim to be the newest. The first counts, but nothing proves it right.
-    Doubtful,
-    /// The image cannot be used.
+    /// The image cannot be used: something is missing, or contradicts itself.
     Fatal,
 }
 
@@ -87,7 +85,7 @@ impl Finding {
     pub fn severity(&self) -> Severity {
         match self {
             Self::Superblock { standing, .. } | Self::Replica { standing, .. } => match standing {
-                Standing::Differs => Severity::Doubtful,
+                Standing::Differs => Severity::Fatal,
                 _ => Severity::Mendable,
             },
             _ => Severity::Fatal,
@@ -798,7 +796,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_of_one_generation_that_differ_are_doubtful() {
+    fn copies_of_one_generation_that_differ_are_refused() {
         let mut disk = Disk::new(2, &mut Random(7));
         let g = disk.superblock.geometry;
         let block = &mut disk.blocks[(g.table_sector(1, 2) / 8) as usize];
@@ -822,13 +820,8 @@ mod tests {
         );
         assert_eq!(found.newest, Some(0));
         assert_eq!(found.standing[..2], [Standing::Current, Standing::Differs]);
-        let finding = Finding::Replica {
-            block: 2,
-            copy: 1,
-            standing: found.standing[1],
-        };
-        assert_eq!(finding.severity(), Severity::Doubtful);
-        assert_eq!(activate(&disk.blocks), Ok(disk.table));
+        let why = "table block 2, replica 1: same generation as another copy, other content";
+        assert_eq!(activate(&disk.blocks), Err(why.to_string()));
     }
 
     proptest! {

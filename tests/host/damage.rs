@@ -193,20 +193,46 @@ fn a_spare_without_superblocks_is_not_taken_for_blank_or_foreign() {
 }
 
 #[test]
-fn two_versions_of_one_generation_are_left_alone() {
+fn two_versions_of_one_generation_are_left_alone_until_one_is_preferred() {
     let image = sample();
+    let good = image.bytes();
     let mut other = sample();
     other.set_entry(251, 9, 1);
     other.seal(5);
-    let mut bytes = image.bytes();
-    let at = image.geometry.table_sector(1, 1) as usize * 512;
-    bytes[at..at + BLOCK].copy_from_slice(&other.tables[1]);
+    let mut bytes = good.clone();
+    let at = |copy| image.geometry.table_sector(copy, 1) as usize * 512;
+    bytes[at(1)..at(1) + BLOCK].copy_from_slice(&other.tables[1]);
+    bytes[at(2) + 100] ^= 1;
     let place = Place::new();
     place.write("s.img", &bytes);
     let why = "table block 1, replica 1: same generation as another copy, other content";
-    place.run(&["check", "s.img"]).failed(1, why);
-    place.run(&["repair", "s.img", "--yes"]).failed(1, why);
+    place.run(&["check", "s.img"]).failed(2, why);
+    let import = ["import", "s.img", "-", "--format", "sectors"];
+    place.run(&import).failed(2, why);
+    let repair = |copy, backup| {
+        let repair = ["repair", "s.img", "--yes", "--backup", backup];
+        place.run(&[&repair[..], &["--prefer", copy]].concat())
+    };
+    for copy in ["2", "3"] {
+        let why = format!("table block 1: copy {copy} is not one of the versions");
+        repair(copy, "b").failed(4, &why);
+        assert!(place.image() == bytes);
+    }
+    let expected = |tables: &[[u8; BLOCK]]| {
+        let mut expected = good.clone();
+        for copy in 0..3 {
+            expected[at(copy)..at(copy) + BLOCK].copy_from_slice(&tables[1]);
+        }
+        expected
+    };
+    repair("1", "b1").ok();
+    assert!(place.image() == expected(&other.tables));
+    place
+        .run(&["repair", "s.img", "--undo", "b1", "--yes"])
+        .ok();
     assert!(place.image() == bytes);
+    repair("0", "b0").ok();
+    assert!(place.image() == good);
 }
 
 #[test]

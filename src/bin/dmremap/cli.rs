@@ -160,7 +160,8 @@ pub(crate) struct Check {
 /// Rewrite damaged and stale copies from valid ones
 ///
 /// Only what can be proven: a copy that is damaged or stale is replaced by the valid one of the
-/// same block with the highest generation. What it replaces is saved first.
+/// same block with the highest generation. What it replaces is saved first. Copies of one generation
+/// that differ, as of two clones that were mixed, are left alone unless you say which are right.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
@@ -172,8 +173,11 @@ pub(crate) struct Repair {
     /// Where to save what is replaced; must not exist [default: dmremap-<uuid>-<time>.backup]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) backup: Option<PathBuf>,
+    /// Where valid copies of one generation differ, take this one: 0 is the first
+    #[arg(long, value_name = "COPY")]
+    pub(crate) prefer: Option<usize>,
     /// Put back what such a file holds
-    #[arg(long, value_name = "FILE", conflicts_with = "backup", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["backup", "prefer"], value_hint = ValueHint::FilePath)]
     pub(crate) undo: Option<PathBuf>,
     /// Do not ask
     #[arg(short, long)]

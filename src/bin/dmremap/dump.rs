@@ -142,7 +142,6 @@ impl View {
         let finding = |finding: &dm_remap::engine::image::Finding| FindingView {
             severity: match finding.severity() {
                 Severity::Mendable => "mendable",
-                Severity::Doubtful => "doubtful",
                 Severity::Fatal => "fatal",
             },
             finding: finding.to_string(),

@@ -4,13 +4,14 @@
 
 use crate::cli::{Check, Repair};
 use crate::dump::uuid;
-use crate::image::{crc32c, must_not_be_read_only, Image, Mend};
+use crate::image::{crc32c, must_not_be_read_only, superblock_at, table_at, Image, Mend};
 use crate::region::{Access, Region};
 use crate::{import::now, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{update_superblock, Block};
+use dm_remap::engine::format::{number_superblock, Block};
 use dm_remap::engine::geometry::BLOCK_SIZE;
-use dm_remap::engine::image::{Finding, Severity};
+use dm_remap::engine::image::{Finding, Severity, Standing};
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{stdout, BufReader, BufWriter, Read as _, Write as _};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 pub(crate) fn status_of(image: &Image) -> Status {
     match image.severity() {
         None => Status::Done,
-        Some(Severity::Mendable | Severity::Doubtful) => Status::Damaged,
+        Some(Severity::Mendable) => Status::Damaged,
         Some(Severity::Fatal) => Status::Unusable,
     }
 }
@@ -52,9 +53,8 @@ fn report(name: &str, image: &Image) -> Result<Status> {
     let text = match status {
         Status::Unusable => format!("UNUSABLE, {} reasons above", count(Severity::Fatal)),
         Status::Damaged => format!(
-            "usable; {} copies can be repaired, {} cannot be judged",
-            count(Severity::Mendable),
-            count(Severity::Doubtful)
+            "usable; {} copies can be repaired",
+            count(Severity::Mendable)
         ),
         _ => "sound".into(),
     };
@@ -62,18 +62,63 @@ fn report(name: &str, image: &Image) -> Result<Status> {
     Ok(status)
 }
 
+/// The table block, or `None` the superblock, of which there are two versions of one generation.
+fn disputed(finding: &Finding) -> Option<Option<u64>> {
+    match finding {
+        Finding::Superblock { standing, .. } if *standing == Standing::Differs => Some(None),
+        Finding::Replica {
+            block, standing, ..
+        } if *standing == Standing::Differs => Some(Some(*block)),
+        _ => None,
+    }
+}
+
+/// Has copy `copy` replace the others of each block of which there are two versions of one generation.
+fn prefer(image: &mut Image, copy: usize) -> Result<()> {
+    let g = *image.geometry();
+    let blocks: BTreeSet<_> = image.findings.iter().filter_map(disputed).collect();
+    for block in blocks {
+        let copies = block.map_or(2, |_| g.areas().len());
+        let at = |copy: usize| match block {
+            None => superblock_at(&g, copy as u64),
+            Some(number) => table_at(&g, copy, number),
+        };
+        let from = at(copy.min(copies - 1));
+        // It is not damaged or stale itself.
+        let is_good = !image.mends.iter().any(|mend| mend.to == from);
+        ensure!(
+            copy < copies && is_good,
+            "{}: copy {copy} is not one of the versions",
+            block.map_or("superblock".into(), |n| format!("table block {n}"))
+        );
+        let others = (0..copies).filter(|other| *other != copy);
+        image
+            .mends
+            .retain(|mend| !(0..copies).any(|copy| mend.to == at(copy)));
+        image.mends.extend(others.map(|other| Mend {
+            superblock: block.is_none().then_some(other as u64),
+            from,
+            to: at(other),
+        }));
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Repair) -> Result<Status> {
     let mut region = Region::open(&args.spare, Access::Write)?;
     if let Some(backup) = &args.undo {
         return undo(&region, backup, args.yes);
     }
-    let image = Image::read(&mut region)?;
+    let mut image = Image::read(&mut region)?;
     must_not_be_read_only(&image.found, &region)?;
+    if let Some(copy) = args.prefer {
+        prefer(&mut image, copy)?;
+    }
     if image.mends.is_empty() {
         return report(&region.name, &image);
     }
     for finding in &image.findings {
-        if finding.severity() == Severity::Mendable {
+        if finding.severity() == Severity::Mendable || disputed(finding).is_some() {
             writeln!(stdout(), "{finding}")?;
         }
     }
@@ -92,8 +137,7 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
         let mut block: Block = [0; BLOCK_SIZE];
         region.read(mend.from, &mut block)?;
         if let Some(copy) = mend.superblock {
-            let s = image.superblock();
-            update_superblock(&mut block, copy, s.generation, &s.label, crc32c);
+            number_superblock(&mut block, copy, crc32c);
         }
         region.write(mend.to, &block)?;
         bar.inc(1);
