@@ -3,7 +3,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 12
+plan 13
 
 modprobe dm-delay
 units=1000
@@ -90,6 +90,22 @@ again() {
 }
 check "the same entries and data after re-activation" again
 dmsetup remove r
+
+# 200 units fail at once, and each write of metadata takes 30 ms: one commit after the other would take 12 s.
+grouped() {
+	dmsetup create slow --table "0 $(blockdev --getsz /dev/spare) delay /dev/spare 0 0 /dev/spare 0 30"
+	create r /dev/mapper/main /dev/mapper/slow
+	bad disk 16000 17599
+	fio --name=grouped --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=200 --rw=write --bs=4k \
+		--offset=$((16000 * 512)) --size=$((4096 * 200))
+	expect $((250 + units)) field r relocated
+	echo "# 200 writes that fail at once: $(field r commits) commits" >/run/grouped
+	(($(field r commits) <= 50))
+	dmsetup remove r
+}
+check "those who wait at the same time share commits" grouped
+cat /run/grouped
+dmsetup remove slow
 dmsetup remove main
 dmsetup remove failing
 remove_disk disk spare
