@@ -43,7 +43,7 @@ test:
 test-host:
 	@scripts/test host
 
-# T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs on the debug kernel.
+# T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs.
 test-vm:
 	@scripts/test vm $(T)
 

@@ -2,7 +2,9 @@
 # Whatever was acknowledged survives a cut at any flush or FUA write, and in the middle of any metadata write.
 #
 # Main and spare are slices of one dm-log-writes device; replay.py explains.
-# kernels: (stock)
+# kernels: stock
+# args: 80
+# all-args: 250
 # vm: --timeout 900
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
