@@ -13,6 +13,9 @@
 //!
 //! Slots are numbered through: a slot whose sectors meet an area in the middle keeps its number
 //! and is never given out ([`Geometry::is_reserved`]).
+//!
+//! In a region that was grown ([`Geometry::grown`]) all areas lie in what was added: the first where
+//! the region ended before. What lies between the first superblock and slot 0 is not used any more.
 
 use super::{Refusal, Slot, Unit};
 
@@ -28,6 +31,10 @@ pub const MAX_UNIT_SECTORS: u32 = 64;
 pub const MIN_COPIES: u32 = 2;
 /// Most replicas of the table.
 pub const MAX_COPIES: u32 = 4;
+
+/// Why [`Geometry::grown`] refuses a length.
+pub const GROWS_TOO_LITTLE: Refusal =
+    c"Spare region must grow by more: its metadata must fit in what is added";
 
 /// The layout of a spare region and what it serves.
 ///
@@ -69,62 +76,86 @@ impl Geometry {
         unit_sectors: u32,
         copies: u32,
     ) -> Result<Self, Refusal> {
-        let blocks = spare_sectors / BLOCK_SECTORS;
-        let at = |table_blocks: u64| {
-            Self::arrange(main_sectors, blocks, unit_sectors, copies, table_blocks)
-        };
         if !unit_sectors.is_power_of_two() || unit_sectors > MAX_UNIT_SECTORS {
             return Err(c"unit_sectors must be a power of two from 1 to 64");
         }
         if !(MIN_COPIES..=MAX_COPIES).contains(&copies) {
             return Err(c"metadata_copies must be from 2 to 4");
         }
-        // More table blocks leave fewer slots, so "they suffice" is monotonous: bisect.
-        let (mut low, mut high) = (1, blocks.saturating_sub(2) / u64::from(copies));
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match at(middle) {
-                Some(g) if g.slots_total > middle.saturating_mul(RECORDS_PER_BLOCK) => {
-                    low = middle + 1;
-                }
-                _ => high = middle,
-            }
-        }
-        at(low)
+        let blank = Self {
+            unit_sectors,
+            copies,
+            slots_total: 0,
+            table_blocks: 0,
+            data_start: 0,
+            spare_sectors: spare_sectors - spare_sectors % BLOCK_SECTORS,
+            main_sectors,
+            area_start: [0; MAX_COPIES as usize],
+        };
+        blank
+            .fewest_tables(1)
             .ok_or(c"Spare region is too small for its metadata and one slot")?
             .checked()
     }
 
-    fn arrange(
-        main_sectors: u64,
-        blocks: u64,
-        unit_sectors: u32,
-        copies: u32,
-        table_blocks: u64,
-    ) -> Option<Self> {
-        let unit = u64::from(unit_sectors);
+    /// Lays out this region for a length of `spare_sectors` sectors, which is more.
+    ///
+    /// Slots keep their places and numbers. All areas lie in what is added, and the slots go on up to
+    /// the last of them.
+    pub fn grown(&self, spare_sectors: u64) -> Result<Self, Refusal> {
+        let longer = Self {
+            spare_sectors: spare_sectors - spare_sectors % BLOCK_SECTORS,
+            ..*self
+        };
+        longer
+            .fewest_tables(self.spare_sectors / BLOCK_SECTORS)
+            .ok_or(GROWS_TOO_LITTLE)?
+            .checked()
+    }
+
+    /// The layout with the fewest table blocks that describe every slot. The areas lie from block
+    /// `first` on.
+    fn fewest_tables(&self, first: u64) -> Option<Self> {
+        let room = (self.spare_sectors / BLOCK_SECTORS).checked_sub(first + 1)?;
+        let suffice = |g: &Self| g.slots_total <= g.table_blocks.saturating_mul(RECORDS_PER_BLOCK);
+        // More table blocks leave fewer slots, so "they suffice" is monotonous: bisect.
+        let (mut low, mut high) = (1, room.checked_div(u64::from(self.copies))?);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.arrange(first, middle) {
+                Some(g) if !suffice(&g) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        self.arrange(first, low).filter(|g| high > 0 && suffice(g))
+    }
+
+    /// Spreads the areas from block `first` to the end. The slots begin at `data_start`; if that is 0,
+    /// behind the first area.
+    fn arrange(&self, first: u64, table_blocks: u64) -> Option<Self> {
+        let blocks = self.spare_sectors / BLOCK_SECTORS;
         let last = blocks.checked_sub(1)?.checked_sub(table_blocks)?;
         let mut area_start = [0; MAX_COPIES as usize];
-        let gaps = u64::from(copies.checked_sub(1)?);
-        for (k, start) in (0..u64::from(copies)).zip(area_start.iter_mut()) {
-            // 1 + k/gaps of the way from the first area to the last.
-            let span = last.checked_sub(1)?;
-            *start = 1 + span.checked_mul(k)?.checked_div(gaps)?;
+        let gaps = u64::from(self.copies.checked_sub(1)?);
+        for (k, start) in (0..u64::from(self.copies)).zip(area_start.iter_mut()) {
+            // k/gaps of the way from the first area to the last.
+            let span = last.checked_sub(first)?;
+            *start = first + span.checked_mul(k)?.checked_div(gaps)?;
         }
-        let data_start = (1 + table_blocks)
-            .checked_mul(BLOCK_SECTORS)?
-            .checked_next_multiple_of(unit)?;
-        let slots_total = last.checked_mul(BLOCK_SECTORS)?.checked_sub(data_start)?
-            >> unit_sectors.trailing_zeros();
+        let data_start = match self.data_start {
+            0 => (first + table_blocks)
+                .checked_mul(BLOCK_SECTORS)?
+                .checked_next_multiple_of(self.unit_sectors.into())?,
+            start => start,
+        };
+        let slots_total =
+            last.checked_mul(BLOCK_SECTORS)?.checked_sub(data_start)? >> self.unit_shift();
         Some(Self {
-            unit_sectors,
-            copies,
             slots_total,
             table_blocks,
             data_start,
-            spare_sectors: blocks * BLOCK_SECTORS,
-            main_sectors,
             area_start,
+            ..*self
         })
     }
 
@@ -346,9 +377,8 @@ mod tests {
                 prop_assert_eq!(g.checked(), Ok(g));
                 // Fewest table blocks.
                 if g.table_blocks > 1 {
-                    let less = Geometry::arrange(
-                        1 << 30, g.spare_sectors / 8, g.unit_sectors, copies, g.table_blocks - 1,
-                    ).unwrap();
+                    let blank = Geometry { data_start: 0, ..g };
+                    let less = blank.arrange(1, g.table_blocks - 1).unwrap();
                     prop_assert!(less.slots_total > less.table_blocks * 126);
                 }
                 let mut reserved: std::vec::Vec<_> = g.reserved().collect();
@@ -371,6 +401,39 @@ mod tests {
             }
         }
 
+        /// Nothing that counts before or after meets anything else; also when grown twice.
+        #[test]
+        fn a_grown_layout_leaves_all_that_there_was_alone(
+            spare in 40u64..1 << 14, shift in 0u32..=6, copies in 2u32..=4,
+            more in proptest::collection::vec(1u64..1 << 13, 1..3),
+        ) {
+            let Ok(mut old) = Geometry::plan(1 << 30, spare, 1 << shift, copies) else {
+                return Ok(());
+            };
+            for more in more {
+                let Ok(g) = old.grown(old.spare_sectors + more) else {
+                    let tables = |g: Geometry| g.table_blocks * u64::from(copies);
+                    prop_assert!(more / 8 <= 2 * tables(old) + 4 * u64::from(copies), "{more}");
+                    return Ok(());
+                };
+                prop_assert_eq!(g.checked(), Ok(g));
+                let kept = |g: Geometry| (g.unit_sectors, g.copies, g.data_start, g.main_sectors);
+                prop_assert_eq!(kept(g), kept(old));
+                prop_assert_eq!(g.spare_sectors, old.spare_sectors + more / 8 * 8);
+                prop_assert!(g.areas().iter().all(|area| area * 8 >= old.spare_sectors));
+                prop_assert!(g.slots_total >= old.slots_total);
+                // No slot of before is reserved; as many as there is room for are not.
+                let reserved: std::collections::BTreeSet<_> = g.reserved().collect();
+                prop_assert!(reserved.iter().all(|slot| u64::from(slot.0) >= old.slots_total));
+                let unit = u64::from(g.unit_sectors);
+                let areas = u64::from(copies) * (8 * g.table_blocks).div_ceil(unit);
+                prop_assert!((reserved.len() as u64) < areas + u64::from(copies));
+                let last = (g.spare_sectors / 8 - 1 - g.table_blocks) * 8;
+                prop_assert_eq!(g.slots_total, (last - g.data_start) / unit);
+                old = g;
+            }
+        }
+
         #[test]
         fn hostile_layouts_never_panic(
             unit in any::<u32>(), copies in any::<u32>(), fields in any::<[u64; 5]>(),
@@ -382,6 +445,7 @@ mod tests {
             };
             if let Ok(g) = g.checked() {
                 g.is_reserved(Slot(slot % g.slots_total as u32));
+                let _ = g.grown(fields[4]);
             }
         }
     }
