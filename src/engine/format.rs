@@ -6,7 +6,7 @@
 //! input: nothing of them is used before [`Header`], crc, uuid and number are checked, and then
 //! field by field.
 
-use super::geometry::{Geometry, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK};
+use super::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK};
 use super::{Refusal, Slot, Unit};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::FromBytes as _;
@@ -60,7 +60,8 @@ struct SuperblockOnDisk {
     area_start: [U64; MAX_COPIES as usize],
     created: U64,
     label: [u8; 64],
-    zero: [u8; 3856],
+    grown_from: U64,
+    zero: [u8; 3848],
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -199,6 +200,11 @@ fn header(magic: [u8; 8], uuid: Uuid, number: u64, generation: u64) -> Header {
 /// Where a superblock should be there is something else.
 pub const FOREIGN: Refusal = c"Spare holds foreign data: it is neither blank nor a dm-remap spare";
 
+/// Incompatible feature: the region is being grown, see [`super::grow`].
+const GROWING_FEATURE: u64 = 1;
+/// The region is being grown: only who grows it may go on.
+pub const GROWING: Refusal = c"Superblock: growing was interrupted: run dmremap grow again";
+
 /// Why a superblock cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -224,8 +230,10 @@ impl Superblock {
         if s.header.version.get() != VERSION {
             return Err(Unsupported(c"Superblock: unknown format version"));
         }
-        if s.incompat.get() != 0 {
-            return Err(Unsupported(c"Superblock: unknown incompatible feature"));
+        match s.incompat.get() {
+            0 => (),
+            GROWING_FEATURE => return Err(Unsupported(GROWING)),
+            _ => return Err(Unsupported(c"Superblock: unknown incompatible feature")),
         }
         if s.header.number.get() != copy {
             return Err(Damaged(c"Superblock: not the copy that belongs here"));
@@ -279,20 +287,69 @@ impl Superblock {
         let Ok(s) = SuperblockOnDisk::mut_from_bytes(block) else {
             return;
         };
-        let g = &self.geometry;
         s.header = header(SUPERBLOCK_MAGIC, self.uuid, copy, self.generation);
-        s.unit_sectors = U32::new(g.unit_sectors);
-        s.metadata_copies = U32::new(g.copies);
-        s.slots_total = U64::new(g.slots_total);
-        s.table_blocks = U64::new(g.table_blocks);
-        s.data_start = U64::new(g.data_start);
-        s.spare_sectors = U64::new(g.spare_sectors);
-        s.main_sectors = U64::new(g.main_sectors);
-        s.area_start = g.area_start.map(U64::new);
+        s.set_geometry(&self.geometry);
         s.created = U64::new(self.created);
         s.label = self.label;
         seal(block, crc32c);
     }
+}
+
+impl SuperblockOnDisk {
+    fn set_geometry(&mut self, g: &Geometry) {
+        self.unit_sectors = U32::new(g.unit_sectors);
+        self.metadata_copies = U32::new(g.copies);
+        self.slots_total = U64::new(g.slots_total);
+        self.table_blocks = U64::new(g.table_blocks);
+        self.data_start = U64::new(g.data_start);
+        self.spare_sectors = U64::new(g.spare_sectors);
+        self.main_sectors = U64::new(g.main_sectors);
+        self.area_start = g.area_start.map(U64::new);
+    }
+}
+
+/// The growth of a region, as its superblocks have it meanwhile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Growth {
+    /// What the superblock will say.
+    pub superblock: Superblock,
+    /// Length of the region before, in sectors.
+    pub from: u64,
+}
+
+/// Makes the sound superblock in `block` copy `copy` of a region with the generation and layout of
+/// `growth`, and that is growing to it, or has `grown`; all else stays, also what this version does
+/// not know.
+pub fn grow_superblock(block: &mut Block, copy: u64, growth: &Growth, grown: bool, crc32c: Crc32c) {
+    if let Ok(s) = SuperblockOnDisk::mut_from_bytes(block) {
+        s.header.number = U64::new(copy);
+        s.header.generation = U64::new(growth.superblock.generation);
+        s.set_geometry(&growth.superblock.geometry);
+        s.incompat = U64::new(if grown { 0 } else { GROWING_FEATURE });
+        s.grown_from = U64::new(if grown { 0 } else { growth.from });
+        seal(block, crc32c);
+    }
+}
+
+/// What copy `copy` of the superblock says of a growth that was interrupted; `None` if it is not a
+/// sound superblock of a growing region.
+pub fn read_growth(block: &Block, copy: u64, crc32c: Crc32c) -> Option<Growth> {
+    if Superblock::read(block, copy, crc32c) != Err(Fault::Unsupported(GROWING)) {
+        return None;
+    }
+    let mut grown = *block;
+    let s = SuperblockOnDisk::mut_from_bytes(&mut grown).ok()?;
+    let from = s.grown_from.get();
+    s.incompat = U64::ZERO;
+    seal(&mut grown, crc32c);
+    let superblock = Superblock::read(&grown, copy, crc32c).ok()?;
+    let first = from / BLOCK_SECTORS;
+    let added = superblock
+        .geometry
+        .areas()
+        .iter()
+        .all(|area| *area >= first);
+    (from % BLOCK_SECTORS == 0 && first > 1 && added).then_some(Growth { superblock, from })
 }
 
 /// Makes the sound superblock in `block` copy `copy` with that generation and label; all else stays,
@@ -495,6 +552,52 @@ mod tests {
     }
 
     #[test]
+    fn a_growing_region_can_only_be_grown() {
+        let mut b = [0; BLOCK_SIZE];
+        let old = superblock();
+        old.write(&mut b, 0, crc);
+        assert_eq!(read_growth(&b, 0, crc), None);
+        // What this version does not know stays.
+        b[80] = 8;
+        let growth = Growth {
+            superblock: Superblock {
+                generation: 8,
+                geometry: old.geometry.grown(1 << 17).unwrap(),
+                ..old.clone()
+            },
+            from: 1 << 16,
+        };
+        grow_superblock(&mut b, 1, &growth, false, crc);
+        let u64_at = |b: &Block, at: usize| u64::from_le_bytes(b[at..at + 8].try_into().unwrap());
+        assert_eq!((u64_at(&b, 64), u64_at(&b, 80)), (1, 8));
+        assert_eq!((u64_at(&b, 120), u64_at(&b, 240)), (1 << 17, 1 << 16));
+        let read = Superblock::read(&b, 1, crc);
+        assert_eq!(read, Err(Fault::Unsupported(GROWING)));
+        assert!(Superblock::choose([Ok(old), read]).is_err());
+        assert_eq!(read_growth(&b, 0, crc), None);
+        assert_eq!(read_growth(&b, 1, crc), Some(growth.clone()));
+        // The length before is hostile input.
+        let first = growth.superblock.geometry.area_start[0] * 8;
+        for (from, sound) in [
+            (16, true),
+            (first, true),
+            (8, false),
+            (20, false),
+            (first + 8, false),
+        ] {
+            let odd = Growth {
+                from,
+                ..growth.clone()
+            };
+            grow_superblock(&mut b, 1, &odd, false, crc);
+            assert_eq!(read_growth(&b, 1, crc).is_some(), sound, "{from}");
+        }
+        grow_superblock(&mut b, 0, &growth, true, crc);
+        assert_eq!(Superblock::read(&b, 0, crc), Ok(growth.superblock));
+        assert_eq!((u64_at(&b, 80), u64_at(&b, 240)), (8, 0));
+    }
+
+    #[test]
     fn table_record_lies_where_the_format_says() {
         let g = superblock().geometry;
         let mut b = [0; BLOCK_SIZE];
@@ -595,6 +698,9 @@ mod tests {
             b[64..72].fill(0);
             seal(&mut b, crc);
             let _ = Superblock::read(&b, 0, crc);
+            b[64] = 1;
+            seal(&mut b, crc);
+            let _ = read_growth(&b, 0, crc);
             let g = Geometry::plan(1000, spare, 8, 2).unwrap();
             if let Ok(State::Entry { unit, mask }) = record(&b, number, index, &g) {
                 prop_assert!(unit.0 < 125 && mask < 256);

@@ -12,6 +12,7 @@
 //! - [`route`]: which sectors of a request go where.
 //! - [`slots`]: which slots are free, taken, or bad.
 //! - [`image`]: a whole region, judged.
+//! - [`grow`]: how a region becomes longer.
 //! - [`args`] and [`message`]: the table line and the messages.
 
 #![deny(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod args;
 pub mod entries;
 pub mod format;
 pub mod geometry;
+pub mod grow;
 pub mod image;
 pub mod message;
 pub mod route;
