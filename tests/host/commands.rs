@@ -247,7 +247,7 @@ fn wrong_usage_says_what_is_right() {
     place.run(&["check", "nosuch"]).failed(4, "nosuch");
     place.run(&["--version"]).ok();
     for command in [
-        "format", "dump", "check", "repair", "import", "export", "label",
+        "format", "dump", "check", "repair", "grow", "import", "export", "label",
     ] {
         let help = place.run(&[command, "--help"]).ok();
         assert!(help.contains("Usage:"), "{help}");
@@ -311,7 +311,7 @@ fn manual_and_completions_come_from_the_same_source() {
     let page = fs::read_to_string(place.path("man/dmremap.1")).unwrap();
     assert!(page.contains("Exit status"));
     for command in [
-        "format", "dump", "check", "repair", "import", "export", "label",
+        "format", "dump", "check", "repair", "grow", "import", "export", "label",
     ] {
         let page = fs::read_to_string(place.path(&format!("man/dmremap-{command}.1"))).unwrap();
         assert!(page.contains(".SH SYNOPSIS"));

@@ -4,6 +4,7 @@
 
 mod commands;
 mod damage;
+mod grow;
 mod image;
 mod import;
 mod reader;

@@ -10,7 +10,7 @@ use dm_remap::engine::Unit;
 use proptest::prelude::*;
 use std::process::Command;
 
-fn reader(place: &Place, options: &[&str], image: &str) -> Done {
+pub(crate) fn reader(place: &Place, options: &[&str], image: &str) -> Done {
     let mut command = Command::new("python3");
     command.arg(source("tests/reader.py")).args(options);
     command.arg(place.path(image));

@@ -10,6 +10,7 @@ Examples:
   dmremap format --advise --main /dev/sda1       how large a spare should be
   dmremap format /dev/sdb1 --main /dev/sda1      a new spare for /dev/sda1
   dmremap check /dev/sdb1                        is it sound?
+  dmremap grow /dev/sdb1                         use all of it, now that it is larger
   dmremap import /dev/sdb1 bad.txt --format badblocks
   dmremap import --device safe rescue.map --format ddrescue
   dmremap dump --json /dev/sdb1 | jq .entries
@@ -22,7 +23,7 @@ Exit status:
   4   the command failed
   64  wrong usage";
 
-/// Makes, inspects and repairs the spares of dm-remap devices.
+/// Makes, inspects, repairs and grows the spares of dm-remap devices.
 ///
 /// All commands work offline, on a device or on an image file: a device that is in use is refused.
 /// Nothing is written unless the command says so. Addresses are sectors of 512 bytes.
@@ -39,6 +40,7 @@ pub(crate) enum Command {
     Dump(Dump),
     Check(Check),
     Repair(Repair),
+    Grow(Grow),
     Import(Import),
     Export(Export),
     Label(Label),
@@ -179,6 +181,31 @@ pub(crate) struct Repair {
     /// Put back what such a file holds
     #[arg(long, value_name = "FILE", conflicts_with_all = ["backup", "prefer"], value_hint = ValueHint::FilePath)]
     pub(crate) undo: Option<PathBuf>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+/// Use a longer region, with more slots
+///
+/// --spare-sectors is the new length; without it, the region is grown to the end of the device. An
+/// image file is made longer before, with truncate(1). Entries and their data stay where they are. A
+/// growth that was interrupted leaves the region as it was, or one that nothing else uses until
+/// this command was run again.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  dmremap grow /dev/sdb1                               to the end of the device
+  dmremap grow /dev/sdb1 --spare-sectors 2097152       to 1 GiB
+  truncate -s 2G spare.img && dmremap grow spare.img
+
+If the table line has spare_sectors, it must be the new length from then on.")]
+pub(crate) struct Grow {
+    #[command(flatten)]
+    pub(crate) spare: Spare,
+    /// Grow although what is added is not blank: what is there is lost
+    #[arg(long)]
+    pub(crate) force: bool,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,

@@ -13,6 +13,7 @@ use dm_remap::engine::format::{blank_table_block, Block, Superblock};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_UNIT_SECTORS};
 use dm_remap::engine::image::text;
 use std::io::{stdout, Write as _};
+use std::ops::Range;
 use std::path::Path;
 
 /// Bytes at each end of a region that must be zero.
@@ -90,7 +91,7 @@ impl Wish {
 }
 
 /// Slots that can be given out.
-fn usable(g: &Geometry) -> u64 {
+pub(crate) fn usable(g: &Geometry) -> u64 {
     let mut last = None;
     let reserved = g
         .reserved()
@@ -139,11 +140,6 @@ fn advise(args: &Format, wish: &Wish) -> Result<Status> {
 
 /// What is on the region; `None`: its ends are zero.
 fn contents(region: &mut Region) -> Result<Option<String>> {
-    let length = (region.blocks as usize).saturating_mul(BLOCK_SIZE).min(END);
-    let mut first = vec![0; length];
-    let mut last = vec![0; length];
-    region.read(0, &mut first)?;
-    region.read(region.blocks - (length / BLOCK_SIZE) as u64, &mut last)?;
     if let Ok(Some(found)) = probe(region).judge() {
         let s = &found.superblock;
         let blocks = region.blocks;
@@ -158,6 +154,17 @@ fn contents(region: &mut Region) -> Result<Option<String>> {
             time(s.created)
         )));
     }
+    data_in(region, 0..region.blocks)
+}
+
+/// What data the first and the last MiB of these blocks hold; `None`: zeroes.
+pub(crate) fn data_in(region: &Region, blocks: Range<u64>) -> Result<Option<String>> {
+    let count = blocks.end - blocks.start;
+    let length = (count as usize).saturating_mul(BLOCK_SIZE).min(END);
+    let mut first = vec![0; length];
+    let mut last = vec![0; length];
+    region.read(blocks.start, &mut first)?;
+    region.read(blocks.end - (length / BLOCK_SIZE) as u64, &mut last)?;
     let is_there = |(at, magic, _): &&(usize, &[u8], &str)| {
         let bytes = first.get(*at..*at + magic.len());
         bytes == Some(*magic)
@@ -165,7 +172,7 @@ fn contents(region: &mut Region) -> Result<Option<String>> {
     if let Some((at, _, what)) = SIGNATURES.iter().find(is_there) {
         return Ok(Some(format!("{what} (byte {at})")));
     }
-    let ends = region.blocks * BLOCK_SIZE as u64;
+    let ends = count * BLOCK_SIZE as u64;
     let used = first.iter().position(|b| *b != 0).map(|at| at as u64);
     let used = used.or_else(|| {
         let at = last.iter().position(|b| *b != 0)?;

@@ -129,6 +129,11 @@ impl Image {
     /// Reads the superblocks and the whole table; both may have damage that is in the findings.
     pub(crate) fn read(region: &mut Region) -> Result<Self> {
         let found = open(region)?;
+        Ok(Self::of(region, found))
+    }
+
+    /// Reads the table that the superblock `found` leads to.
+    pub(crate) fn of(region: &Region, found: Found) -> Self {
         let g = found.superblock.geometry;
         let mut image = Self {
             findings: found.findings().collect(),
@@ -169,7 +174,7 @@ impl Image {
         settle(&mut image.entries, &losses, &mut |finding| {
             image.findings.push(finding);
         });
-        Ok(image)
+        image
     }
 
     fn see(&mut self, g: &Geometry, losses: &mut Vec<Loss>, seen: Seen<'_>) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! `dmremap`: makes, inspects and repairs the spares of dm-remap devices, on the module's engine.
+//! `dmremap`: makes, inspects, repairs and grows the spares of dm-remap devices, on the module's engine.
 //!
 //! - [`cli`]: the command line; everything else is told what to do by it.
 //! - [`region`] and [`image`]: a spare, opened and read.
@@ -15,6 +15,7 @@ mod cuts;
 mod dump;
 mod export;
 mod format;
+mod grow;
 mod image;
 mod import;
 mod label;
@@ -47,6 +48,7 @@ fn run(command: Command) -> Result<Status> {
         Command::Dump(args) => dump::run(&args),
         Command::Check(args) => repair::check(&args),
         Command::Repair(args) => repair::run(&args),
+        Command::Grow(args) => grow::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Label(args) => label::run(&args),

@@ -32,7 +32,7 @@ pub(crate) fn check(args: &Check) -> Result<Status> {
 }
 
 /// Prints the findings and the verdict.
-fn report(name: &str, image: &Image) -> Result<Status> {
+pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
     let mut out = BufWriter::new(stdout().lock());
     for finding in &image.findings {
         writeln!(out, "{finding}")?;
