@@ -14,6 +14,7 @@ use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, GROWS_TOO_
 use dm_remap::engine::grow::{finish, is_prepared, prepare, Disk};
 use dm_remap::engine::image::{text, Ends, Found, Standing};
 use indicatif::ProgressBar;
+use std::io::{stdout, Write as _};
 
 struct Shown<'a> {
     region: &'a Region,
@@ -114,7 +115,7 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
         );
     }
     if from == to {
-        println!("{name}: has {} already", ui::size(from));
+        writeln!(stdout(), "{name}: has {} already", ui::size(from))?;
         return report(name, &image);
     }
     let new = grown(g, to, name)?;
@@ -141,17 +142,19 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
         }
         found
     };
-    println!(
+    writeln!(
+        stdout(),
         "{name}: {} slots, {} entries, {}",
         usable(g),
         image.entries.len(),
         ui::size(from)
-    );
-    println!(
+    )?;
+    writeln!(
+        stdout(),
         "sectors {from} to {}: {}",
         to - 1,
         found.unwrap_or_else(|| "blank".into())
-    );
+    )?;
     ui::confirm(
         &format!("Grow it to {} slots, {}?", usable(&new), ui::size(to)),
         args.yes,
@@ -184,7 +187,7 @@ fn go_on(args: &Grow, block: Block, growth: Growth) -> Result<Status> {
     let region = Region::open_at(&args.spare.spare, &bounds, Access::Write);
     let region = region.with_context(|| said.clone())?;
     image_of(&region, &growth.superblock)?;
-    println!("{}: {said}", region.name);
+    writeln!(stdout(), "{}: {said}", region.name)?;
     ui::confirm("Go on?", args.yes)?;
     complete(region, block, &growth)
 }
@@ -198,10 +201,11 @@ fn complete(mut region: Region, mut block: Block, growth: &Growth) -> Result<Sta
     };
     finish(&mut disk, &mut block, growth, crc32c)
         .with_context(|| format!("{}: run dmremap grow again", region.name))?;
-    println!(
+    writeln!(
+        stdout(),
         "spare_sectors in the table line, if it is there: {}",
         growth.superblock.geometry.spare_sectors
-    );
+    )?;
     let image = Image::read(&mut region)?;
     report(&region.name, &image)
 }
