@@ -130,7 +130,7 @@ impl Place {
         matches!(probe(&self.region()).judge(), Ok(Some(_)))
     }
 
-    /// Makes the image what it would be if `steps`, that began with `before`, had been cut short.
+    /// Makes the image what a power failure leaves after the steps `done`, which began with `before`.
     fn cut(&self, before: &[u8], done: &[Step], fates: &[Fate]) {
         let mut bytes = before.to_vec();
         let synced = done.iter().rposition(|step| matches!(step, Step::Sync));
