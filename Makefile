@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module tools demo test test-host test-vm soak lint install install-tools rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm soak fuzz lint install install-tools rust-analyzer clean
 
 all: module
 
@@ -51,6 +51,10 @@ test-vm:
 soak:
 	@SOAK=$(or $(CUTS),100) scripts/test vm power-stock
 
+# T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
+fuzz:
+	@scripts/fuzz $(T)
+
 lint:
 	@scripts/lint
 
@@ -78,4 +82,4 @@ rust-analyzer:
 	@sed "s#\"/usr/#\"$$(scripts/toolchain path)/usr/#" build/stock/rust-project.json >rust-project.json
 
 clean:
-	rm -rf build rust-project.json
+	rm -rf build tests/fuzz/artifacts rust-project.json

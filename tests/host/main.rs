@@ -4,8 +4,12 @@
 
 mod commands;
 mod damage;
+mod fuzz;
 mod grow;
 mod image;
 mod import;
 mod reader;
+#[path = "../fuzz/targets/mod.rs"]
+#[allow(unreachable_pub)] // by the fuzzers
+mod targets;
 mod tool;
