@@ -226,8 +226,8 @@ pub fn ends(read: &mut Read<'_>, blocks: u64, block: &mut Block, crc32c: Crc32c)
     };
     let last = known.min(blocks).saturating_sub(1);
     let (last_blank, last) = copy(1, last);
-    // The first area begins right behind the first superblock, the last one ends right before the
-    // last.
+    // The first area begins right behind the first superblock, or growing left a table block there;
+    // the last one ends right before the last.
     let both_blank = first_blank && last_blank;
     let mut used = |at: u64| read(at, block) && is_used_table(block);
     let table = both_blank && blocks > 3 && (used(1) || used(blocks - 2));
