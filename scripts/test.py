@@ -8,7 +8,7 @@ A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in i
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
                                   SOAK=n in the environment: n times the first and then the last
-    # args: 80                    arguments of a script that boots once; with ALL, those of `all-args`, if there are any
+    # args: 60                    arguments of a script that boots once; with ALL, those of `all-args`, if there are any
 
 It prints KTAP: a plan `1..N`, then `ok I - promise` or `not ok I - promise`; deeper levels, as KUnit prints them, are
 indented by four spaces, and of those only the innermost results count. What is wrong otherwise (an unexpected exit
