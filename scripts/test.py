@@ -128,6 +128,7 @@ def scenario(script, kernel):
                 )
                 if run.returncode != 125:
                     break
+                log.write(f"# {run.stdout}")
             log.write(run.stdout)
             log.flush()
             # A machine that is to be killed cannot finish its plan.
