@@ -292,10 +292,16 @@ impl Store {
                 }
                 let mut disk = self.disk.lock();
                 disk.uuid = found.superblock.uuid;
-                let sector = self.sector(g.superblock_sector(found.newest()));
-                self.spare
-                    .read(sector, BLOCK, &mut disk.superblock)
-                    .map_err(|_| refuse(c"Superblock: cannot be read"))?;
+                let copy = found.newest();
+                let sector = self.sector(g.superblock_sector(copy));
+                let read = self.spare.read(sector, BLOCK, &mut disk.superblock);
+                // The copies will be made from this one: it must be what was judged.
+                let same = as_block(disk.superblock.bytes(), 0).is_some_and(|b| {
+                    Superblock::read(b, copy, dm::crc32c).as_ref() == Ok(&found.superblock)
+                });
+                if read.is_err() || !same {
+                    return Err(refuse(c"Superblock: cannot be read a second time"));
+                }
                 let name = name.to_str().unwrap_or("?");
                 let damaged = self.load(name, &mut disk, &found.superblock, entries)?;
                 if writable {
@@ -304,7 +310,7 @@ impl Store {
                     for number in &damaged {
                         self.check_block(&mut disk, *number, entries, &mut mended);
                     }
-                    let left = mended.stale + mended.damaged - mended.repaired;
+                    let left = (mended.stale + mended.damaged).saturating_sub(mended.repaired);
                     disk.ahead = left != 0;
                     if mended.repaired != 0 || left != 0 {
                         pr_warn!(

@@ -4,7 +4,7 @@
 
 use crate::cli::{Bounds, Grow};
 use crate::format::{data_in, usable};
-use crate::image::{crc32c, must_not_be_read_only, next, probe, Image, Refused};
+use crate::image::{crc32c, must_not_be_read_only, next, probe, read_superblock, Image, Refused};
 use crate::region::{Access, Region};
 use crate::repair::report;
 use crate::{ui, Status};
@@ -168,7 +168,7 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
     prepare(&mut disk, old, &new, crc32c)
         .with_context(|| format!("{name}: not grown, and as before"))?;
     disk.bar.finish_and_clear();
-    region.read(0, &mut block)?;
+    let block = read_superblock(&region, old, 0)?;
     complete(region, block, &growth)
 }
 

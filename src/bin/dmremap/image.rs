@@ -4,7 +4,7 @@
 
 use crate::region::Region;
 use crate::{ui, Status};
-use anyhow::{Context as _, Result};
+use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::entries::{Entry, Loss};
 use dm_remap::engine::format::{Block, Fault, Origin, State, Superblock, FOREIGN};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
@@ -123,6 +123,18 @@ pub(crate) fn open(region: &mut Region) -> Result<Found> {
     let found = found.ok_or_else(|| Refused::Blank(name()))?;
     region.truncate(found.superblock.geometry.spare_sectors / BLOCK_SECTORS);
     Ok(found)
+}
+
+/// Copy `copy` of the superblock `judged`, to make other copies of: refused unless it is that.
+pub(crate) fn read_superblock(region: &Region, judged: &Superblock, copy: u64) -> Result<Block> {
+    let mut block: Block = [0; BLOCK_SIZE];
+    region.read(superblock_at(&judged.geometry, copy), &mut block)?;
+    ensure!(
+        Superblock::read(&block, copy, crc32c).as_ref() == Ok(judged),
+        "{}: superblock copy {copy} is not what it was a moment ago",
+        region.name
+    );
+    Ok(block)
 }
 
 impl Image {

@@ -3,12 +3,13 @@
 //! `dmremap label`.
 
 use crate::cli::Label;
-use crate::image::{crc32c, must_not_be_read_only, next, open, superblock_at, Refused};
+use crate::image::{
+    crc32c, must_not_be_read_only, next, open, read_superblock, superblock_at, Refused,
+};
 use crate::region::{Access, Region};
 use crate::Status;
 use anyhow::{ensure, Result};
-use dm_remap::engine::format::{update_superblock, Block};
-use dm_remap::engine::geometry::BLOCK_SIZE;
+use dm_remap::engine::format::update_superblock;
 use std::io::{stdout, Write as _};
 
 /// The bytes of a label as a superblock has them.
@@ -53,8 +54,7 @@ pub(crate) fn run(args: &Label) -> Result<Status> {
     let generation = next(superblock.generation)?;
     for copy in [0, 1] {
         let at = superblock_at(&superblock.geometry, copy);
-        let mut block: Block = [0; BLOCK_SIZE];
-        region.read(at, &mut block)?;
+        let mut block = read_superblock(&region, superblock, copy)?;
         update_superblock(&mut block, copy, generation, &label, crc32c);
         region.write(at, &block)?;
         region.sync()?;

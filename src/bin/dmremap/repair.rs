@@ -8,7 +8,7 @@ use crate::image::{crc32c, must_not_be_read_only, superblock_at, table_at, Image
 use crate::region::{Access, Region};
 use crate::{import::now, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{number_superblock, Block};
+use dm_remap::engine::format::{number_superblock, Block, Superblock};
 use dm_remap::engine::geometry::BLOCK_SIZE;
 use dm_remap::engine::image::{Finding, Severity, Standing};
 use std::collections::BTreeSet;
@@ -137,6 +137,12 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
         let mut block: Block = [0; BLOCK_SIZE];
         region.read(mend.from, &mut block)?;
         if let Some(copy) = mend.superblock {
+            ensure!(
+                Superblock::read(&block, 1 - copy, crc32c).is_ok(),
+                "{}: superblock copy {} is not what it was a moment ago",
+                region.name,
+                1 - copy
+            );
             number_superblock(&mut block, copy, crc32c);
         }
         region.write(mend.to, &block)?;
