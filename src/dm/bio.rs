@@ -61,14 +61,17 @@ pub(crate) enum Op {
 ///
 /// # Invariants
 ///
-/// `iter` is valid from [`MapBio::remap`] or [`MapBio::defer`] on, `ti` and `work` from a
-/// `defer` on, `tag` and `section` while the stamp has the bit [`IN_SECTION`].
+/// `iter` is valid from [`MapBio::remap`] or [`MapBio::defer`] on, as the bio was then sent down; `ti` and
+/// `work` from a `defer` on; `home` if the stamp has the bit [`STRAYED`], and `tag` and `section` while it has
+/// [`IN_SECTION`].
 #[repr(C)]
 pub(super) struct PerBio {
     work: Opaque<work_struct>,
     ti: *mut bindings::dm_target,
     iter: bvec_iter,
     tag: u32,
+    /// The sector of the mapped device that it is for.
+    home: u64,
     section: c_int,
     status: Status,
 }
@@ -78,6 +81,8 @@ pub(super) struct PerBio {
 /// A stamp is kept in the clone's `bi_private`, which is its owner's to use; device-mapper, the owner,
 /// leaves it to the target (as dm-writecache has it). So it is at hand without the per-bio data.
 const IN_SECTION: usize = 1 << (usize::BITS - 1);
+/// In a stamp: the bio was not sent where [`Target::offset`] leads. Nor has a version this bit.
+const STRAYED: usize = 1 << (usize::BITS - 2);
 /// In place of a stamp: the target is through with the bio, the next completion is the last.
 const DONE: usize = usize::MAX;
 
@@ -142,6 +147,22 @@ impl Raw {
 
     fn has(self, flag: u32) -> bool {
         self.opf() & flag != 0
+    }
+
+    /// The sector of the mapped device that a bio is for which was sent down or deferred.
+    fn home<T: Target>(self, ti: &TargetInfo) -> u64 {
+        let per_bio = self.per_bio();
+        // SAFETY: `map` wrote it. The target has data: it has a bio.
+        unsafe {
+            if self.stamp() & STRAYED != 0 {
+                (*per_bio).home
+            } else {
+                (*per_bio)
+                    .iter
+                    .bi_sector
+                    .wrapping_sub(T::offset(ti.data::<T>()))
+            }
+        }
     }
 
     /// Gives the bio to [`run`] on `queue`.
@@ -267,11 +288,37 @@ impl<'a> MapBio<'a> {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
-            (&raw const (*self.bio.ptr()).bi_iter).copy_to(&raw mut (*per_bio).iter, 1);
+            let iter = &raw const (*self.bio.ptr()).bi_iter;
+            // By value: a copy from place to place would keep the address over the calls.
+            (*per_bio).iter = bvec_iter {
+                bi_sector: (*iter).bi_sector,
+                bi_size: (*iter).bi_size,
+                bi_idx: (*iter).bi_idx,
+                bi_offset: (*iter).bi_offset,
+            };
         }
     }
 
-    /// As [`MapBio::remap`], within `section`, which the target ends when the bio is back
+    /// Sends the bio to `device`, to the sector of the mapped device that it is for plus `offset`, with
+    /// wraparound: [`Target::offset`], unless it is a flush. `stamp` is for [`Target::is_settled`].
+    ///
+    /// The healthy path: all of `device` and `offset` is used before the first call, and what is recorded is
+    /// what came of it, so that only the bio itself is kept over the calls.
+    #[inline(always)]
+    pub(crate) fn remap(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
+        self.bio.set_stamp(stamp);
+        // SAFETY: Valid and ours by the invariant of `Raw`; the device is open, and stays so until the
+        // destructor, for which device-mapper waits until all bios are complete.
+        unsafe {
+            let sector = &raw mut (*self.bio.ptr()).bi_iter.bi_sector;
+            *sector = (*sector).wrapping_add(*offset);
+            set_dev(self.bio.ptr(), device);
+        }
+        self.record();
+        Mapped(bindings::DM_MAPIO_REMAPPED)
+    }
+
+    /// Sends the bio to `sector` of `device`, within `section`, which the target ends when the bio is back
     /// ([`EndBio::section`]): it is never settled. `tag` is kept with it.
     pub(crate) fn remap_in(
         self,
@@ -282,42 +329,26 @@ impl<'a> MapBio<'a> {
         stamp: usize,
     ) -> Mapped {
         let per_bio = self.bio.per_bio();
+        let home = self.sector().wrapping_add(self.ti.begin());
         // SAFETY: Valid and nobody else's.
         unsafe {
             (*per_bio).tag = tag;
             (*per_bio).section = section.0;
+            (*per_bio).home = home;
         }
-        self.remap(device, sector, stamp | IN_SECTION)
-    }
-
-    /// Sends the bio to `sector` of `device`. `stamp` is for [`Target::is_settled`].
-    pub(crate) fn remap(self, device: &Device, sector: u64, stamp: usize) -> Mapped {
-        let offset = sector
-            .wrapping_sub(self.sector())
-            .wrapping_sub(self.ti.begin());
-        self.remap_by(device, &offset, stamp)
-    }
-
-    /// As [`MapBio::remap`], to the sector of the mapped device that the bio is for plus `offset`, with
-    /// wraparound. For the healthy path: like this, and with an offset that is only looked at when it is
-    /// needed, it takes the fewest instructions.
-    #[inline(always)]
-    pub(crate) fn remap_by(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
-        self.bio.set_stamp(stamp);
-        self.record();
-        // SAFETY: Valid and ours by the invariant of `Raw`; the device is open, and stays so until the
-        // destructor, for which device-mapper waits until all bios are complete.
-        unsafe {
-            let sector = &raw mut (*self.bio.ptr()).bi_iter.bi_sector;
-            *sector = (*sector).wrapping_add(*offset);
-            set_dev(self.bio.ptr(), device);
-        }
-        Mapped(bindings::DM_MAPIO_REMAPPED)
+        self.remap(
+            device,
+            &sector.wrapping_sub(home),
+            stamp | IN_SECTION | STRAYED,
+        )
     }
 
     /// Gives the bio to [`Target::process`] on `queue`, with [`Status::OK`].
     pub(crate) fn defer(self, queue: &Queue) -> Mapped {
         self.record();
+        self.bio.set_stamp(STRAYED);
+        // SAFETY: Valid and nobody else's.
+        unsafe { (*self.bio.per_bio()).home = (*self.bio.ptr()).bi_iter.bi_sector };
         self.bio.enqueue(self.ti, queue, Status::OK);
         Mapped(bindings::DM_MAPIO_SUBMITTED)
     }
@@ -338,6 +369,7 @@ pub(crate) struct EndBio<'a> {
     bio: Raw,
     ti: &'a TargetInfo,
     status: Status,
+    home: u64,
 }
 
 impl<'a> EndBio<'a> {
@@ -364,14 +396,20 @@ impl<'a> EndBio<'a> {
 
     /// # Safety
     ///
-    /// `bio` must be the clone that device-mapper passed to `end_io` for `ti`, used by nothing else,
-    /// and `status` the error.
-    pub(super) unsafe fn from_raw(bio: NonNull<bio>, ti: &'a TargetInfo, status: Status) -> Self {
+    /// `bio` must be the clone that device-mapper passed to `end_io` for `ti`, a target of type `T`, used by
+    /// nothing else, and `status` the error.
+    pub(super) unsafe fn from_raw<T: Target>(
+        bio: NonNull<bio>,
+        ti: &'a TargetInfo,
+        status: Status,
+    ) -> Self {
+        // INVARIANT: By the requirement.
+        let bio = Raw(bio);
         Self {
-            // INVARIANT: By the requirement.
-            bio: Raw(bio),
+            bio,
             ti,
             status,
+            home: bio.home::<T>(ti),
         }
     }
 
@@ -384,11 +422,9 @@ impl<'a> EndBio<'a> {
         }
     }
 
-    /// Its first sector, from the target's start, as it was mapped.
+    /// Its first sector, from the target's start, as it came.
     pub(crate) fn sector(&self) -> u64 {
-        // SAFETY: `map` recorded it.
-        let sector = unsafe { (*self.bio.per_bio()).iter.bi_sector };
-        sector.wrapping_sub(self.ti.begin())
+        self.home.wrapping_sub(self.ti.begin())
     }
 
     /// Its length in sectors, as it was mapped.
@@ -399,7 +435,7 @@ impl<'a> EndBio<'a> {
 
     /// The stamp that it was sent down with.
     pub(crate) fn stamp(&self) -> usize {
-        self.bio.stamp() & !IN_SECTION
+        self.bio.stamp() & !(IN_SECTION | STRAYED)
     }
 
     /// The section and the tag that it was sent down with, if it was, and once.
@@ -407,7 +443,7 @@ impl<'a> EndBio<'a> {
         if self.bio.stamp() & IN_SECTION == 0 {
             return None;
         }
-        self.bio.set_stamp(self.stamp());
+        self.bio.set_stamp(self.bio.stamp() & !IN_SECTION);
         // SAFETY: `map` wrote it.
         let (section, tag) = unsafe {
             let per_bio = self.bio.per_bio();
@@ -458,12 +494,13 @@ pub(super) unsafe extern "C" fn run<T: Target>(work: *mut work_struct) {
     // SAFETY: The data is that of a clone of device-mapper's, `PER_BIO_SIZE` bytes.
     let bio = unsafe { bindings::dm_bio_from_per_bio_data(per_bio.cast(), PER_BIO_SIZE) };
     let Some(bio) = NonNull::new(bio) else { return };
-    // SAFETY: `enqueue` wrote all of it; `ti` lives until all its bios are complete. The iterator
-    // is put back as `map` found it: the lower device has moved it on.
-    let ti = unsafe {
+    // SAFETY: `enqueue` wrote it; `ti` lives until all its bios are complete.
+    let ti = unsafe { TargetInfo::from_raw((*per_bio).ti) };
+    // SAFETY: `map` wrote it. The iterator is put back as `map` found it: the lower device has moved it on.
+    unsafe {
         (*bio.as_ptr()).bi_iter = (*per_bio).iter;
-        TargetInfo::from_raw((*per_bio).ti)
-    };
+        (*bio.as_ptr()).bi_iter.bi_sector = Raw(bio).home::<T>(ti);
+    }
     // SAFETY: The target is alive: this bio is not complete.
     let data = unsafe { ti.data::<T>() };
     // INVARIANT: The work runs once, so the bio is nobody else's.
@@ -606,6 +643,9 @@ mod tests {
         fn map(_: ArcBorrow<'_, Seen>, bio: MapBio<'_>) -> Mapped {
             bio.complete(Status::IOERR)
         }
+        fn offset(_: ArcBorrow<'_, Seen>) -> u64 {
+            OFFSET
+        }
         fn is_settled(_: ArcBorrow<'_, Seen>, stamp: usize) -> bool {
             stamp == 0
         }
@@ -641,6 +681,7 @@ mod tests {
 
     const MAGIC: u16 = 28714;
     const BEGIN: u64 = 100;
+    const OFFSET: u64 = 5000;
 
     /// A clone's bookkeeping, the part of it that the wrappers' C functions look at.
     #[repr(C)]
@@ -737,6 +778,13 @@ mod tests {
             unsafe { MapBio::from_raw(self.bio(), TargetInfo::from_raw(&mut *self.ti)) }
         }
 
+        /// As `remap` sends the bio down, but to no device.
+        fn send(&mut self, stamp: usize) {
+            self.clone.bio.bi_iter.bi_sector += OFFSET;
+            self.map_bio().record();
+            Raw(self.bio()).set_stamp(stamp);
+        }
+
         /// As a lower device leaves a bio that it has been through.
         fn used_up(&mut self) {
             let iter = &mut self.clone.bio.bi_iter;
@@ -747,7 +795,9 @@ mod tests {
 
         fn end_bio(&mut self, status: Status) -> EndBio<'_> {
             // SAFETY: The target and the clone live as long as the fixture.
-            unsafe { EndBio::from_raw(self.bio(), TargetInfo::from_raw(&mut *self.ti), status) }
+            let ti = unsafe { TargetInfo::from_raw(&mut *self.ti) };
+            // SAFETY: As above.
+            unsafe { EndBio::from_raw::<Recorder>(self.bio(), ti, status) }
         }
     }
 
@@ -806,7 +856,7 @@ mod tests {
     fn a_failed_bio_comes_to_the_target_as_it_was_mapped() -> Result {
         let queue = Queue::new(c"dm_remap_kunit", c"bio", 0)?;
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record();
+        f.send(0);
         f.used_up();
         // SAFETY: A clone.
         assert!(!unsafe { EndBio::is_done(f.bio()) });
@@ -830,8 +880,7 @@ mod tests {
     #[test]
     fn a_bio_comes_back_with_what_was_kept_with_it() -> Result {
         let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 8)?;
-        f.map_bio().record();
-        Raw(f.bio()).set_stamp(7 | IN_SECTION);
+        f.send(7 | IN_SECTION);
         f.used_up();
         // SAFETY: A clone.
         assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
@@ -869,7 +918,7 @@ mod tests {
     #[test]
     fn an_error_that_is_passed_on_stays_the_lower_devices() -> Result {
         let mut f = Fixture::new(WRITE, 8)?;
-        f.map_bio().record();
+        f.send(0);
         let bio = f.end_bio(Status::MEDIUM);
         assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
         assert!(bio.pass_on().0 == bindings::DM_ENDIO_DONE);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Immutable slices, published by RCU, and a count of changes.
+//! Immutable slices, published by RCU, bits that are looked at without it, and a count of changes.
 //!
 //! An [`RcuSliceCell`] is one pointer, null or to an [`RcuSlice`]. Readers follow it under an RCU
 //! guard. An updater, of which there is one at a time, replaces the slice; the old one is freed
@@ -15,7 +15,7 @@ use kernel::{
     alloc::{allocator::KVmalloc, AllocError, Allocator, Flags, NumaNode},
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Full},
+        atomic::{Acquire, Atomic, Full, Relaxed},
         barrier::{smp_mb, Read},
         rcu,
     },
@@ -41,7 +41,7 @@ impl Version {
             }
         };
         fence();
-        // SAFETY: As in `RcuSliceCell::is_empty`.
+        // SAFETY: As in `Bits::word`.
         let version = unsafe { (&raw const self.0).cast::<usize>().read_volatile() };
         fence();
         version
@@ -50,6 +50,69 @@ impl Version {
     /// Counts a change, with full ordering. Returns the new count. Any context.
     pub(crate) fn bump(&self) -> usize {
         self.0.fetch_add(1, Full).wrapping_add(1)
+    }
+}
+
+/// Bits that are clear at first and set one by one, looked at from any context without a lock.
+pub(crate) struct Bits {
+    words: KVVec<Atomic<u64>>,
+    count: u64,
+}
+
+impl Bits {
+    /// `count` bits, all clear. 8 bytes for each 64. May sleep.
+    pub(crate) fn new(count: u64) -> Result<Self> {
+        let length = usize::try_from(count.div_ceil(64)).map_err(|_| EFBIG)?;
+        let mut words = KVVec::with_capacity(length, GFP_KERNEL)?;
+        for _ in 0..length {
+            words.push(Atomic::new(0), GFP_KERNEL)?;
+        }
+        Ok(Self { words, count })
+    }
+
+    /// The word that has bit `index`. One load.
+    #[inline(always)]
+    fn word(&self, index: u64) -> Option<u64> {
+        let word = self.words.get((index >> 6) as usize)?;
+        // SAFETY: `Atomic` has the layout of what it holds, and a volatile read of an aligned word is a
+        // relaxed load (`READ_ONCE`). `Atomic::load` is a call of a C helper.
+        Some(unsafe { core::ptr::from_ref(word).cast::<u64>().read_volatile() })
+    }
+
+    /// Whether bit `index` is clear at this moment; `false` past the end. Any context.
+    #[inline(always)]
+    pub(crate) fn is_clear(&self, index: u64) -> bool {
+        self.word(index)
+            .is_some_and(|word| word.wrapping_shr(index as u32) & 1 == 0)
+    }
+
+    /// The first set bit of `from..=to`. Any context.
+    pub(crate) fn first_set(&self, from: u64, to: u64) -> Option<u64> {
+        let mut at = from;
+        while at <= to && at < self.count {
+            let word = self.word(at)?.wrapping_shr(at as u32);
+            if word != 0 {
+                let found = at.wrapping_add(word.trailing_zeros().into());
+                return (found <= to).then_some(found);
+            }
+            at = (at | 63).wrapping_add(1);
+        }
+        None
+    }
+
+    /// Sets bit `index`, before whatever the caller writes after that. Nothing happens past the end. Any
+    /// context.
+    pub(crate) fn set(&self, index: u64) {
+        if let Some(word) = self.words.get((index >> 6) as usize) {
+            let mut old = word.load(Relaxed);
+            let bit = 1_u64.wrapping_shl(index as u32);
+            while old & bit == 0 {
+                match word.cmpxchg(old, old | bit, Full) {
+                    Ok(_) => return,
+                    Err(now) => old = now,
+                }
+            }
+        }
     }
 }
 
@@ -106,16 +169,24 @@ impl<E: Copy> RcuSlice<E> {
     }
 
     /// Adds `elements`, as many as there is room for. Any context.
-    pub(crate) fn extend(&mut self, elements: impl Iterator<Item = E>) {
+    pub(crate) fn extend(&mut self, elements: &[E]) {
         // SAFETY: Initialised by `with_capacity`, and nobody else's.
         let length = unsafe { &mut (*self.header.as_ptr()).length };
-        let room = self.capacity - *length;
-        for element in elements.take(room) {
-            // SAFETY: `length < capacity`: the element is inside the allocation, by the invariant.
-            unsafe { self.header.add(1).cast::<E>().add(*length).write(element) };
-            // INVARIANT: One more is initialised.
-            *length += 1;
+        let count = elements.len().min(self.capacity - *length);
+        // SAFETY: The elements `length..length + count` are inside the allocation, by the invariant, which
+        // `elements`, a shared borrow, does not overlap.
+        unsafe {
+            let to = self.header.add(1).cast::<E>().add(*length);
+            to.copy_from_nonoverlapping(NonNull::from(elements).cast(), count);
         }
+        // INVARIANT: So many more are initialised.
+        *length += count;
+    }
+
+    /// How many elements were added.
+    pub(crate) fn len(&self) -> usize {
+        // SAFETY: Initialised by `with_capacity`, and nobody else changes it.
+        unsafe { (*self.header.as_ptr()).length }
     }
 
     fn into_raw(self) -> *mut Header {
@@ -150,14 +221,6 @@ impl<E: Copy> RcuSliceCell<E> {
     pub(crate) fn empty() -> Self {
         // INVARIANT: Null.
         Self(Atomic::new(core::ptr::null_mut()), PhantomData)
-    }
-
-    /// Whether there is no slice, at this moment. One load, any context.
-    #[inline(always)]
-    pub(crate) fn is_empty(&self) -> bool {
-        // SAFETY: `Atomic` has the layout of what it holds, and a volatile read of an aligned
-        // pointer is a relaxed load (`READ_ONCE`). `Atomic::load` is a call of a C helper.
-        unsafe { (&raw const self.0).cast::<*mut Header>().read_volatile() }.is_null()
     }
 
     /// The slice, empty if there is none. Any context.

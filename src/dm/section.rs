@@ -7,7 +7,11 @@
 //! C: `srcu_down_read`, `srcu_up_read`, `include/linux/srcu.h`.
 
 use super::bindings;
-use kernel::{new_srcu, prelude::*, sync::Srcu};
+use kernel::{
+    new_srcu,
+    prelude::*,
+    sync::{rcu, Srcu},
+};
 
 /// Where sections begin, end, and are waited for.
 #[pin_data]
@@ -46,8 +50,10 @@ impl Sections {
         unsafe { bindings::dmr_srcu_up_read(self.as_ptr(), section.0) };
     }
 
-    /// Waits until all sections that have begun have ended. May sleep; not from within a section.
+    /// Waits until all sections that have begun have ended, and before that for RCU's readers: a section may
+    /// begin under the RCU guard under which was found what it is to keep. May sleep; not from within either.
     pub(crate) fn wait(&self) {
+        rcu::synchronize_rcu();
         self.srcu.synchronize();
     }
 

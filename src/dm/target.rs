@@ -270,6 +270,10 @@ pub(crate) trait Target: Sized + 'static {
     /// Decides where a bio goes. Must not sleep.
     fn map(data: Borrowed<'_, Self>, bio: MapBio<'_>) -> Mapped;
 
+    /// What [`MapBio::remap`] adds to the sector of each bio but flushes: where healthy sectors are. Constant.
+    /// Any context.
+    fn offset(data: Borrowed<'_, Self>) -> u64;
+
     /// Whether a bio that was sent down with `stamp` and succeeded is done with, so that
     /// [`Target::end_io`] need not see it. Any context; asked for every bio.
     fn is_settled(data: Borrowed<'_, Self>, stamp: usize) -> bool;
@@ -513,7 +517,7 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: Valid for this call by the requirement, and the constructor succeeded.
         let (ti, data) = unsafe { Self::both(ti) };
         // SAFETY: As the requirement says.
-        let bio = unsafe { EndBio::from_raw(bio, ti, status) };
+        let bio = unsafe { EndBio::from_raw::<T>(bio, ti, status) };
         T::end_io(data, bio).0 as c_int
     }
 

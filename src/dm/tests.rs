@@ -2,7 +2,7 @@
 
 //! KUnit suites of the wrappers. They run when the module is loaded into a kernel with KUnit.
 
-use super::{rcu::RcuSlice, rcu::RcuSliceCell, workqueue::Queue};
+use super::{rcu::Bits, rcu::RcuSlice, rcu::RcuSliceCell, workqueue::Queue};
 use kernel::{
     prelude::*,
     sync::{
@@ -211,14 +211,15 @@ mod published {
     fn slice(elements: core::ops::Range<u64>) -> Result<RcuSlice<u64>> {
         let mut slice =
             RcuSlice::with_capacity((elements.end - elements.start) as usize, GFP_KERNEL)?;
-        slice.extend(elements);
+        for element in elements {
+            slice.extend(&[element]);
+        }
         Ok(slice)
     }
 
     #[test]
     fn an_empty_cell_reads_as_an_empty_slice() {
         let cell = RcuSliceCell::<u64>::empty();
-        assert!(cell.is_empty());
         assert!(cell.read(&rcu::read_lock()).is_empty());
     }
 
@@ -226,13 +227,30 @@ mod published {
     fn a_slice_holds_what_it_has_room_for() -> Result {
         let cell = RcuSliceCell::empty();
         let mut slice = RcuSlice::with_capacity(3, GFP_KERNEL)?;
-        slice.extend(1u64..3);
-        slice.extend(3u64..100);
+        slice.extend(&[1u64, 2]);
+        slice.extend(&[3, 4, 5]);
+        assert_eq!(slice.len(), 3);
         cell.replace(Some(slice));
-        assert!(!cell.is_empty());
         assert!(*cell.read(&rcu::read_lock()) == [1, 2, 3]);
         cell.replace(None);
-        assert!(cell.is_empty());
+        assert!(cell.read(&rcu::read_lock()).is_empty());
+        Ok(())
+    }
+
+    #[test]
+    fn bits_are_set_one_by_one() -> Result {
+        let bits = Bits::new(200)?;
+        assert!(bits.is_clear(0) && bits.is_clear(199) && !bits.is_clear(256));
+        assert!(bits.first_set(0, u64::MAX).is_none());
+        for index in [63, 64, 130, 63, 255, 256] {
+            bits.set(index);
+        }
+        assert!(!bits.is_clear(63) && !bits.is_clear(64) && !bits.is_clear(130));
+        assert!(bits.is_clear(62) && bits.is_clear(65) && bits.is_clear(129));
+        assert!(bits.first_set(0, 62).is_none() && bits.first_set(0, 63) == Some(63));
+        assert!(bits.first_set(64, 500) == Some(64) && bits.first_set(65, 500) == Some(130));
+        assert!(bits.first_set(65, 129).is_none() && bits.first_set(131, 199).is_none());
+        assert!(bits.first_set(u64::MAX, u64::MAX).is_none() && bits.first_set(9, 8).is_none());
         Ok(())
     }
 

@@ -1,18 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The entries of one region, sorted by unit, and how a new version of them is made.
+//! How the entries lie in memory.
 //!
-//! Main is divided into regions of [`REGION_UNITS`] units. The caller keeps one pointer a region,
-//! null while nothing in it is bad: that one load decides the healthy path. Behind a pointer lies
-//! an immutable slice of [`Packed`] entries, found by bisection. A change makes a new slice
-//! ([`updated`]), at most `16 * REGION_UNITS` bytes, whatever the number of entries elsewhere.
+//! A **filter** has one bit for each **group** of a few neighbouring units, set once a unit of the group has
+//! an entry: a request whose groups' bits are clear meets none, and that decides the healthy path. The
+//! entries themselves lie in **regions**, each an immutable sorted slice of words, one or two an entry,
+//! searched by bisection. Group n belongs to region n modulo their number: so entries that lie side by side,
+//! as a scratch on a platter makes them, are in different regions, no slice grows long, and a change, which
+//! makes a new slice, copies little however many entries there are.
+//!
+//! The numbers of groups and regions follow from the number of slots, that is of entries that there can be.
+//! docs/performance.md has the comparison with other structures.
 
-use super::{Slot, Unit};
+use super::{geometry::Geometry, Slot, Unit};
 
-/// Base-2 logarithm of [`REGION_UNITS`].
-pub const REGION_SHIFT: u32 = 11;
-/// Units in a region.
-pub const REGION_UNITS: u64 = 1 << REGION_SHIFT;
+/// Entries a region, at most, if all slots are in use and evenly spread.
+const ENTRIES_PER_REGION: u64 = 16;
+/// Bits of the filter for each slot, at least: with all slots in use one group in so many has its bit set.
+const BITS_PER_SLOT: u64 = 16;
+/// The largest group: 2^6 units.
+const MAX_GROUP_SHIFT: u32 = 6;
 
 /// What is known about one unit that is not healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,96 +68,189 @@ pub fn lost_of(losses: &[Loss], unit: Unit) -> u64 {
     of_unit.fold(0, |lost, l| lost | l.mask)
 }
 
-/// An [`Entry`] within its region: 16 bytes, where a million of them count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Packed {
-    offset: u32,
-    slot: u32,
-    mask: u64,
-}
+const HELD: u64 = 1;
+const LOST: u64 = 2;
+/// Where the mask begins in an entry of one word.
+const MASK_SHIFT: u32 = 2;
+/// Bits of a mask in an entry of one word.
+const MASK_BITS: u32 = 16;
 
-const HELD: u32 = 1 << 31;
-const LOST: u32 = 1 << 30;
-
-impl Packed {
-    /// Packs `entry`, leaving out its region, and which sectors are lost.
-    pub fn new(entry: &Entry) -> Self {
-        let flag = |bit, set: bool| if set { bit } else { 0 };
-        Self {
-            offset: (entry.unit.0 & (REGION_UNITS - 1)) as u32
-                | flag(HELD, entry.held)
-                | flag(LOST, entry.lost != 0),
-            slot: entry.slot.0,
-            mask: entry.mask,
-        }
-    }
-
-    fn offset(&self) -> u32 {
-        self.offset & !(HELD | LOST)
-    }
-
-    /// The entry again, for the region it was taken from and with the losses that there are.
-    pub fn entry<'a>(&self, region: u64, losses: impl FnOnce() -> &'a [Loss]) -> Entry {
-        let unit = Unit((region << REGION_SHIFT) | u64::from(self.offset()));
-        let lost = match self.offset & LOST {
-            0 => 0,
-            _ => lost_of(losses(), unit) & !self.mask,
-        };
-        Entry {
-            unit,
-            slot: Slot(self.slot),
-            mask: self.mask,
-            lost,
-            held: self.offset & HELD != 0,
-        }
-    }
-}
-
-/// The region that holds `unit`.
-pub fn region_of(unit: Unit) -> u64 {
-    unit.0 >> REGION_SHIFT
-}
-
-/// The first entry of `region` at `from` or behind it.
+/// Where the entries of a target lie, and what their words mean.
 ///
-/// `sorted` are the region's entries. O(log n).
-pub fn first_from(sorted: &[Packed], region: u64, from: Unit) -> Option<&Packed> {
-    let start = region << REGION_SHIFT;
-    let offset = from.0.saturating_sub(start);
-    // `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
-    let mut rest = sorted;
-    while let Some((before, [middle, after @ ..])) = rest.split_at_checked(rest.len() / 2) {
-        rest = if u64::from(middle.offset()) < offset {
-            after
-        } else if before.last().is_none_or(|p| u64::from(p.offset()) < offset) {
-            return Some(middle);
-        } else {
-            before
-        };
-    }
-    None
+/// From its lowest bit, a word has: [`HELD`], [`LOST`], the mask, the slot, the key. The key is what the
+/// region leaves open of the unit, and ascends with it. Where the mask needs more than 16 bits, or key and
+/// slot leave it less, it has a word of its own, the second of two.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    group_shift: u32,
+    region_shift: u32,
+    slot_shift: u32,
+    key_shift: u32,
+    /// Base-2 logarithm of the words an entry.
+    stride_shift: u32,
+    units: u64,
 }
 
-/// The entries `sorted` with that of `unit` replaced by `new`, added, or removed (`None`).
-pub fn updated<'a>(
-    sorted: &'a [Packed],
-    unit: Unit,
-    new: Option<&Entry>,
-) -> impl Iterator<Item = Packed> + Clone + 'a {
-    let offset = (unit.0 & (REGION_UNITS - 1)) as u32;
-    let at = sorted.partition_point(|p| p.offset() < offset);
-    let (before, rest) = sorted.split_at_checked(at).unwrap_or((sorted, &[]));
-    let after = match rest.split_first() {
-        Some((first, after)) if first.offset() == offset => after,
-        _ => rest,
-    };
-    let new = new.map(Packed::new);
-    before
-        .iter()
-        .copied()
-        .chain(new)
-        .chain(after.iter().copied())
+impl Layout {
+    /// For a target of `geometry`, which has been checked.
+    pub fn new(geometry: &Geometry) -> Self {
+        let units = geometry.units();
+        let entries = geometry.slots_total.min(units).max(1);
+        let times = units / entries.saturating_mul(BITS_PER_SLOT);
+        let group_shift = times.checked_ilog2().unwrap_or(0).min(MAX_GROUP_SHIFT);
+        let regions = entries.div_ceil(ENTRIES_PER_REGION).next_power_of_two();
+        let region_shift = regions.ilog2();
+        let bits = |largest: u64| u64::BITS.saturating_sub(largest.leading_zeros());
+        let slot_bits = bits(geometry.slots_total.saturating_sub(1)).max(1);
+        let mut layout = Self {
+            group_shift,
+            region_shift,
+            slot_shift: MASK_SHIFT.saturating_add(MASK_BITS),
+            key_shift: 0,
+            stride_shift: 0,
+            units,
+        };
+        let (_, last) = layout.place(Unit(units.saturating_sub(1)));
+        let needed = layout
+            .slot_shift
+            .saturating_add(slot_bits)
+            .saturating_add(bits(last));
+        if geometry.unit_sectors > MASK_BITS || needed > u64::BITS {
+            // 2^54 sectors, the most that a device can have, leave 5 bits of 64.
+            layout.slot_shift = MASK_SHIFT;
+            layout.stride_shift = 1;
+        }
+        layout.key_shift = layout.slot_shift.saturating_add(slot_bits);
+        layout
+    }
+
+    /// Bits of the filter.
+    pub fn groups(&self) -> u64 {
+        self.group_of(Unit(self.units.saturating_sub(1)))
+            .saturating_add(1)
+    }
+
+    /// How many regions there are.
+    pub fn regions(&self) -> usize {
+        1_usize.wrapping_shl(self.region_shift)
+    }
+
+    /// Base-2 logarithm of the units in a group.
+    pub fn group_shift(&self) -> u32 {
+        self.group_shift
+    }
+
+    /// Words an entry: 1 or 2.
+    pub fn stride(&self) -> usize {
+        1_usize.wrapping_shl(self.stride_shift)
+    }
+
+    /// The group of `unit`.
+    pub fn group_of(&self, unit: Unit) -> u64 {
+        unit.0.wrapping_shr(self.group_shift)
+    }
+
+    /// The first unit of `group` and the last.
+    pub fn units_of(&self, group: u64) -> (Unit, Unit) {
+        let first = group.wrapping_shl(self.group_shift);
+        (Unit(first), Unit(first | self.group_mask()))
+    }
+
+    fn group_mask(&self) -> u64 {
+        1_u64.wrapping_shl(self.group_shift).wrapping_sub(1)
+    }
+
+    /// The region of `unit`, and its key there.
+    pub fn place(&self, unit: Unit) -> (usize, u64) {
+        let group = self.group_of(unit);
+        let region = group as usize & self.regions().wrapping_sub(1);
+        let high = group
+            .wrapping_shr(self.region_shift)
+            .wrapping_shl(self.group_shift);
+        (region, high | unit.0 & self.group_mask())
+    }
+
+    fn unit(&self, region: usize, key: u64) -> Unit {
+        let high = key
+            .wrapping_shr(self.group_shift)
+            .wrapping_shl(self.region_shift);
+        let group = high | region as u64;
+        Unit(group.wrapping_shl(self.group_shift) | key & self.group_mask())
+    }
+
+    /// The words of `entry`, [`Self::stride`] of which count.
+    pub fn pack(&self, entry: &Entry) -> [u64; 2] {
+        let flag = |bit, set: bool| if set { bit } else { 0 };
+        let (_, key) = self.place(entry.unit);
+        let word = key.wrapping_shl(self.key_shift)
+            | u64::from(entry.slot.0).wrapping_shl(self.slot_shift)
+            | flag(HELD, entry.held)
+            | flag(LOST, entry.lost != 0);
+        if self.stride_shift == 0 {
+            [word | entry.mask << MASK_SHIFT, 0]
+        } else {
+            [word, entry.mask]
+        }
+    }
+
+    /// Entry `index` of `words`, which are those of `region`. `losses` is asked for if need be.
+    #[inline]
+    pub fn entry<'a>(
+        &self,
+        region: usize,
+        words: &[u64],
+        index: usize,
+        losses: impl FnOnce() -> &'a [Loss],
+    ) -> Option<Entry> {
+        let at = index.wrapping_shl(self.stride_shift);
+        let word = *words.get(at)?;
+        let mask = if self.stride_shift == 0 {
+            word >> MASK_SHIFT & ((1 << MASK_BITS) - 1)
+        } else {
+            *words.get(at.wrapping_add(1))?
+        };
+        let unit = self.unit(region, word.wrapping_shr(self.key_shift));
+        let slot_bits = self.key_shift.wrapping_sub(self.slot_shift);
+        let slot =
+            word.wrapping_shr(self.slot_shift) & 1_u64.wrapping_shl(slot_bits).wrapping_sub(1);
+        let lost = match word & LOST {
+            0 => 0,
+            _ => lost_of(losses(), unit) & !mask,
+        };
+        Some(Entry {
+            unit,
+            slot: Slot(slot as u32),
+            mask,
+            lost,
+            held: word & HELD != 0,
+        })
+    }
+
+    /// The index in `words` of the first entry whose key is `key` or above. O(log n).
+    #[inline]
+    pub fn find(&self, words: &[u64], key: u64) -> usize {
+        // `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
+        let (mut from, mut to) = (0, words.len().wrapping_shr(self.stride_shift));
+        while from < to {
+            let middle = from.wrapping_add(to) / 2;
+            match words.get(middle.wrapping_shl(self.stride_shift)) {
+                Some(word) if word.wrapping_shr(self.key_shift) < key => {
+                    from = middle.wrapping_add(1)
+                }
+                _ => to = middle,
+            }
+        }
+        from
+    }
+
+    /// The words before those of `unit` and behind them, of its region's `words`.
+    pub fn around<'a>(&self, words: &'a [u64], unit: Unit) -> (&'a [u64], &'a [u64]) {
+        let (_, key) = self.place(unit);
+        let at = |key| self.find(words, key).wrapping_shl(self.stride_shift);
+        let before = words.get(..at(key)).unwrap_or(words);
+        let behind = words.get(at(key.wrapping_add(1))..).unwrap_or(&[]);
+        (before, behind)
+    }
 }
 
 /// Sorts `entries` by unit, in place, O(n log n): heap sort.
@@ -191,11 +291,6 @@ mod tests {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
-    #[test]
-    fn an_entry_costs_16_bytes() {
-        assert_eq!(size_of::<Packed>(), 16);
-    }
-
     proptest! {
         #[test]
         fn sorting_is_that_of_the_standard_library(units in proptest::collection::vec(0u64..500, 0..300)) {
@@ -208,32 +303,73 @@ mod tests {
         }
 
         #[test]
+        fn units_have_places_of_their_own(
+            spare in 1u64..1 << 26, times in 1u64..5000, shift in 0u32..=6, probe in any::<u64>(),
+        ) {
+            let spare = spare.max(64);
+            let Ok(g) = Geometry::plan((spare * times) & !63, spare, 1 << shift, 2) else { return Ok(()) };
+            let layout = Layout::new(&g);
+            let unit = Unit(probe % g.units());
+            let (region, key) = layout.place(unit);
+            prop_assert!(region < layout.regions());
+            prop_assert_eq!(layout.unit(region, key), unit);
+            prop_assert!(layout.group_of(unit) < layout.groups());
+            let (first, last) = layout.units_of(layout.group_of(unit));
+            prop_assert!(first <= unit && unit <= last && last.0 - first.0 < 64);
+            // Neighbours of other groups are in other regions, and keys ascend.
+            let next = layout.place(Unit(last.0 + 1));
+            prop_assert!(layout.regions() == 1 || next.0 != region);
+            prop_assert!(key < layout.place(Unit(unit.0 + (layout.regions() as u64) * 64)).1);
+            let entry = Entry {
+                lost: 0, held: probe & 1 != 0, ..Entry::new(
+                    unit, Slot((probe % g.slots_total) as u32), probe & g.unit_mask(Unit(0)))
+            };
+            let words = layout.pack(&entry);
+            let none = || -> &[Loss] { &[] };
+            prop_assert_eq!(layout.entry(region, &words[..layout.stride()], 0, none), Some(entry));
+            // What DESIGN.md allows, slices and their rounding apart.
+            let fixed = layout.groups() / 8 + layout.regions() as u64 * 8;
+            prop_assert!(fixed <= g.units() / 8 + g.slots_total + 64);
+            prop_assert!(fixed <= 5 * g.slots_total.min(g.units()) + g.units() / 512 + 64);
+            prop_assert_eq!(layout.stride(), if g.unit_sectors > 16 { 2 } else { 1 });
+        }
+
+        #[test]
         fn updates_and_lookups_agree_with_a_map(
-            region in 0u64..1 << 40,
+            wide in any::<bool>(), start in 0u64..1 << 30,
             steps in proptest::collection::vec((0u64..40, any::<Option<(u32, u64, u64, bool)>>(), 0u64..45), 0..80),
         ) {
-            let base = region << REGION_SHIFT;
-            let mut sorted: Vec<Packed> = Vec::new();
+            let g = Geometry::plan(1 << 40, 1 << 20, if wide { 32 } else { 8 }, 2).unwrap();
+            let layout = Layout::new(&g);
+            prop_assert_eq!(layout.stride(), if wide { 2 } else { 1 });
+            let (region, first) = layout.place(Unit(start));
+            let unit_at = |n: u64| layout.unit(region, (first & !layout.group_mask()) + n);
+            let mut words: Vec<u64> = Vec::new();
             let mut model = BTreeMap::new();
             let mut losses = Vec::new();
-            for (offset, new, probe) in steps {
-                let unit = Unit(base + offset);
+            for (n, new, probe) in steps {
+                let unit = unit_at(n);
                 let new = new.map(|(slot, mask, lost, held)| {
-                    let (slot, lost) = (Slot(slot), lost & !mask);
+                    let slot = Slot(slot % g.slots_total as u32);
+                    let mask = mask & g.unit_mask(unit);
+                    let lost = lost & g.unit_mask(unit) & !mask;
                     losses.retain(|l: &Loss| l.unit != unit);
                     losses.push(Loss { unit, mask: lost, slot });
                     Entry { lost, held, ..Entry::new(unit, slot, mask) }
                 });
-                sorted = updated(&sorted, unit, new.as_ref()).collect();
+                let (before, behind) = layout.around(&words, unit);
+                let packed = new.map(|e| layout.pack(&e));
+                let packed = packed.as_ref().map_or(&[][..], |p| &p[..layout.stride()]);
+                words = [before, packed, behind].concat();
                 match new {
                     Some(e) => model.insert(unit, e),
                     None => model.remove(&unit),
                 };
-                prop_assert_eq!(sorted.len(), model.len());
-                let from = Unit(base + probe);
+                prop_assert_eq!(words.len(), model.len() * layout.stride());
+                let from = unit_at(probe);
                 let expected = model.range(from..).next().map(|(_, e)| *e);
-                let found = first_from(&sorted, region, from);
-                prop_assert_eq!(found.map(|p| p.entry(region, || &losses)), expected);
+                let index = layout.find(&words, layout.place(from).1);
+                prop_assert_eq!(layout.entry(region, &words, index, || &losses), expected);
             }
         }
     }

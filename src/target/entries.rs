@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The entries in memory: one cell a region, see `engine/entries.rs` for what is in it.
+//! The entries in memory: the filter's bits and one cell a region, see `engine/entries.rs` for what is in it.
+//!
+//! A bit of the filter is set before the first entry of its group is published, and never cleared. So it
+//! needs no RCU to look at, and who sees it clear has looked before there was an entry.
 //!
 //! A bio notes the version before it looks entries up ([`Entries::version`]), and when it comes back
 //! and the version is another, it asks whether its sectors are still where it went
 //! ([`Entries::is_on_main`], [`Entries::is_in_slot`]). A change that bios in flight must not miss
 //! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
-use crate::dm::{RcuSlice, RcuSliceCell, Version};
+use crate::dm::{Bits, RcuSlice, RcuSliceCell, Version};
 use crate::engine::{
-    entries::{
-        first_from, lost_of, region_of, updated, Entry, Loss, Packed, REGION_SHIFT, REGION_UNITS,
-    },
+    entries::{lost_of, Entry, Layout, Loss},
     geometry::Geometry,
     route::within_unit,
     Slot, Unit,
@@ -48,17 +49,23 @@ impl Counts {
 /// What an update needs.
 struct Updater {
     counts: Counts,
-    /// Room for the largest slice, for when there is no memory.
-    reserve: Option<RcuSlice<Packed>>,
+    /// Room for a slice of [`RESERVE`] words, for when there is no memory.
+    reserve: Option<RcuSlice<u64>>,
 }
+
+/// A page with the slice's length. Longer slices are rare ([`Layout`]), and wait for memory.
+const RESERVE: usize = 511;
 
 /// All entries of one target.
 #[pin_data]
 pub(super) struct Entries {
     geometry: Geometry,
+    layout: Layout,
     unit_shift: u32,
-    region_shift: u32,
-    regions: KVVec<RcuSliceCell<Packed>>,
+    /// Base-2 logarithm of the sectors in a group.
+    group_shift: u32,
+    filter: Bits,
+    regions: KVVec<RcuSliceCell<u64>>,
     losses: RcuSliceCell<Loss>,
     /// Entries that were held so far.
     pub(super) version: Version,
@@ -84,14 +91,13 @@ fn slice<E: Copy>(
 }
 
 impl Entries {
-    /// No entries, for a main device of the length that `geometry` says. 8 bytes a region of main.
+    /// No entries, for a target of that geometry. May sleep.
     pub(super) fn new(geometry: &Geometry) -> impl PinInit<Self, Error> {
         let geometry = *geometry;
-        let count = region_of(Unit(geometry.units().saturating_sub(1))).saturating_add(1);
+        let layout = Layout::new(&geometry);
         let regions = move || {
-            let count = usize::try_from(count).map_err(|_| EFBIG)?;
-            let mut regions = KVVec::with_capacity(count, GFP_KERNEL)?;
-            for _ in 0..count {
+            let mut regions = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
+            for _ in 0..layout.regions() {
                 regions.push(RcuSliceCell::empty(), GFP_KERNEL)?;
             }
             Ok::<_, Error>(regions)
@@ -99,13 +105,15 @@ impl Entries {
         let updater = || {
             Ok::<_, Error>(Updater {
                 counts: Counts::default(),
-                reserve: Some(RcuSlice::with_capacity(REGION_UNITS as usize, GFP_KERNEL)?),
+                reserve: Some(RcuSlice::with_capacity(RESERVE, GFP_KERNEL)?),
             })
         };
         try_pin_init!(Self {
             geometry,
+            layout,
             unit_shift: geometry.unit_shift(),
-            region_shift: geometry.unit_shift() + REGION_SHIFT,
+            group_shift: geometry.unit_shift() + layout.group_shift(),
+            filter: Bits::new(layout.groups())?,
             regions: regions()?,
             losses: RcuSliceCell::empty(),
             version: Version::new(),
@@ -114,75 +122,72 @@ impl Entries {
         })
     }
 
-    #[inline(always)]
-    fn cell(&self, region: u64) -> Option<&RcuSliceCell<Packed>> {
-        self.regions.get(region as usize)
-    }
-
     fn unit_of(&self, sector: u64) -> Unit {
         Unit(sector.wrapping_shr(self.unit_shift))
     }
 
-    /// Whether sectors `sector..sector + count` certainly meet no entry: the healthy path, one load.
-    /// Any context. `false` if they lie in two regions, and for the flushes of device-mapper, which
-    /// have no sectors and begin at sector 0 of the mapped device.
+    /// Whether sectors `sector..sector + count` certainly meet no entry: the healthy path, one bit. Any
+    /// context. `false` if they lie in two groups, and for the flushes of device-mapper, which have no
+    /// sectors and begin at sector 0 of the mapped device.
     #[inline(always)]
     pub(super) fn is_healthy(&self, sector: u64, count: u32) -> bool {
-        let region = sector.wrapping_shr(self.region_shift);
-        let last = sector.wrapping_add(u64::from(count).wrapping_sub(1));
-        region == last.wrapping_shr(self.region_shift)
-            && self.cell(region).is_some_and(RcuSliceCell::is_empty)
+        let group = sector.wrapping_shr(self.group_shift);
+        let last = sector.wrapping_add(u64::from(count)).wrapping_sub(1);
+        group == last.wrapping_shr(self.group_shift) && self.filter.is_clear(group)
     }
 
     /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0. Any context.
-    pub(super) fn first(&self, sector: u64, count: u32) -> Option<Entry> {
+    pub(super) fn first(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Option<Entry> {
         let first = self.unit_of(sector);
-        let last = self.unit_of(sector.wrapping_add(u64::from(count).wrapping_sub(1)));
-        for region in region_of(first)..=region_of(last) {
-            let cell = self.cell(region)?;
-            if !cell.is_empty() {
-                if let Some(entry) = self.search(cell, region, first, last) {
-                    return Some(entry);
-                }
+        let last = self.unit_of(sector.wrapping_add(u64::from(count)).wrapping_sub(1));
+        let (mut at, to) = (self.layout.group_of(first), self.layout.group_of(last));
+        while let Some(group) = self.filter.first_set(at, to) {
+            let (from, end) = self.layout.units_of(group);
+            let entry = self.search(from.max(first), guard);
+            if let Some(entry) = entry.filter(|e| e.unit <= end.min(last)) {
+                return Some(entry);
             }
+            at = group.wrapping_add(1);
         }
         None
     }
 
-    fn search(
-        &self,
-        cell: &RcuSliceCell<Packed>,
-        region: u64,
-        first: Unit,
-        last: Unit,
-    ) -> Option<Entry> {
-        let guard = rcu::read_lock();
-        let packed = first_from(cell.read(&guard), region, first)?;
-        let entry = packed.entry(region, || self.losses.read(&guard));
-        (entry.unit <= last).then_some(entry)
+    /// The first entry of `from`'s region from `from` on.
+    fn search(&self, from: Unit, guard: &rcu::Guard) -> Option<Entry> {
+        let (region, key) = self.layout.place(from);
+        let words = self.regions.get(region)?.read(guard);
+        let index = self.layout.find(words, key);
+        self.layout
+            .entry(region, words, index, || self.losses.read(guard))
     }
 
     /// The entry of `unit`. Any context.
     pub(super) fn get(&self, unit: Unit) -> Option<Entry> {
-        let region = region_of(unit);
-        self.search(self.cell(region)?, region, unit, unit)
+        self.search(unit, &rcu::read_lock())
+            .filter(|e| e.unit == unit)
     }
 
     /// Calls `visit` for the entries from `from` on in ascending order, until it returns `false`.
     /// `visit` must not sleep.
     pub(super) fn visit(&self, from: Unit, mut visit: impl FnMut(Entry) -> bool) {
-        let first = region_of(from);
-        for (cell, region) in self.regions.iter().skip(first as usize).zip(first..) {
-            if cell.is_empty() {
-                continue;
-            }
+        let mut at = self.layout.group_of(from);
+        while let Some(group) = self.filter.first_set(at, u64::MAX) {
+            let (first, last) = self.layout.units_of(group);
+            let (region, key) = self.layout.place(first.max(from));
             let guard = rcu::read_lock();
-            for packed in cell.read(&guard) {
-                let entry = packed.entry(region, || self.losses.read(&guard));
-                if entry.unit >= from && !visit(entry) {
+            let words = self.regions.get(region).map_or(&[][..], |c| c.read(&guard));
+            let mut index = self.layout.find(words, key);
+            let losses = || self.losses.read(&guard);
+            while let Some(entry) = self.layout.entry(region, words, index, losses) {
+                if entry.unit > last {
+                    break;
+                }
+                if !visit(entry) {
                     return;
                 }
+                index = index.wrapping_add(1);
             }
+            at = group.wrapping_add(1);
         }
     }
 
@@ -195,8 +200,9 @@ impl Entries {
             return false;
         }
         let (mut at, mut left) = (sector, count);
+        let guard = rcu::read_lock();
         while left > 0 {
-            let Some(entry) = self.first(at, left) else {
+            let Some(entry) = self.first(at, left, &guard) else {
                 return true;
             };
             let start = self.geometry.unit_start(entry.unit);
@@ -246,19 +252,33 @@ impl Entries {
     ///
     /// Does not fail: what it makes known is on the spare already. Waits for memory if it must.
     pub(super) fn set(&self, unit: Unit, entry: Option<&Entry>) {
-        let region = region_of(unit);
-        let Some(cell) = self.cell(region) else {
+        let (region, _) = self.layout.place(unit);
+        let Some(cell) = self.regions.get(region) else {
             return;
         };
+        let packed = entry.map(|e| self.layout.pack(e));
+        let packed = packed.as_ref().and_then(|p| p.get(..self.layout.stride()));
+        let packed = packed.unwrap_or(&[]);
         let mut updater = self.updater.lock();
         let old = self.get(unit);
-        // Nobody else replaces the slice while `updater` is locked: its length stays what it is.
-        let length = updated(cell.read(&rcu::read_lock()), unit, entry).count();
-        if updater.reserve.is_none() {
-            updater.reserve = RcuSlice::with_capacity(REGION_UNITS as usize, GFP_KERNEL).ok();
+        if entry.is_some() {
+            self.filter.set(self.layout.group_of(unit));
         }
-        let mut new = slice(length, || updater.reserve.take());
-        new.extend(updated(cell.read(&rcu::read_lock()), unit, entry));
+        // Nobody else replaces the slice while `updater` is locked: its length stays what it is.
+        let guard = rcu::read_lock();
+        let (before, behind) = self.layout.around(cell.read(&guard), unit);
+        let length = before.len() + packed.len() + behind.len();
+        drop(guard);
+        if updater.reserve.is_none() {
+            updater.reserve = RcuSlice::with_capacity(RESERVE, GFP_KERNEL).ok();
+        }
+        let mut new = slice(length, || updater.reserve.take_if(|_| length <= RESERVE));
+        let guard = rcu::read_lock();
+        let (before, behind) = self.layout.around(cell.read(&guard), unit);
+        for words in [before, packed, behind] {
+            new.extend(words);
+        }
+        drop(guard);
         cell.replace((length > 0).then_some(new));
         if let Some(old) = old {
             *updater.counts.of(&old) -= 1;
@@ -273,8 +293,8 @@ impl Entries {
         let _updater = self.updater.lock();
         let length = self.losses.read(&rcu::read_lock()).len();
         let mut new = slice(length.saturating_add(1), || None);
-        new.extend(self.losses.read(&rcu::read_lock()).iter().copied());
-        new.extend(core::iter::once(loss));
+        new.extend(self.losses.read(&rcu::read_lock()));
+        new.extend(&[loss]);
         self.losses.replace(Some(new));
     }
 
@@ -287,8 +307,11 @@ impl Entries {
         let length = self.losses.read(&rcu::read_lock()).len();
         let mut new = slice(length, || None);
         let guard = rcu::read_lock();
-        let others = self.losses.read(&guard).iter().filter(|l| l.unit != unit);
-        new.extend(others.copied());
+        for loss in self.losses.read(&guard) {
+            if loss.unit != unit {
+                new.extend(&[*loss]);
+            }
+        }
         drop(guard);
         self.losses.replace(Some(new));
     }
@@ -303,22 +326,35 @@ impl Entries {
     }
 
     /// Replaces all entries by `sorted`, ascending and each unit once, and the losses. May sleep. On an
-    /// error some are replaced.
+    /// error there are none.
     pub(super) fn load(&self, sorted: &[Entry], losses: &[Loss]) -> Result {
+        let layout = &self.layout;
         let mut updater = self.updater.lock();
         updater.counts = Counts::default();
-        for cell in self.regions.iter().filter(|c| !c.is_empty()) {
-            cell.replace(None);
+        self.regions.iter().for_each(|c| c.replace(None));
+        self.losses.replace(None);
+
+        let mut lengths = KVVec::from_elem(0_usize, layout.regions(), GFP_KERNEL)?;
+        for entry in sorted {
+            let length = lengths.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
+            *length += layout.stride();
+        }
+        let mut slices = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
+        for length in lengths {
+            slices.push(RcuSlice::with_capacity(length, GFP_KERNEL)?, GFP_KERNEL)?;
         }
         let mut slice = RcuSlice::with_capacity(losses.len(), GFP_KERNEL)?;
-        slice.extend(losses.iter().copied());
+        slice.extend(losses);
         self.losses.replace((!losses.is_empty()).then_some(slice));
-        for chunk in sorted.chunk_by(|a, b| region_of(a.unit) == region_of(b.unit)) {
-            let cell = chunk.first().and_then(|e| self.cell(region_of(e.unit)));
-            let mut slice = RcuSlice::with_capacity(chunk.len(), GFP_KERNEL)?;
-            slice.extend(chunk.iter().map(Packed::new));
-            cell.ok_or(EINVAL)?.replace(Some(slice));
-            chunk.iter().for_each(|e| *updater.counts.of(e) += 1);
+        for entry in sorted {
+            self.filter.set(layout.group_of(entry.unit));
+            let slice = slices.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
+            let packed = layout.pack(entry);
+            slice.extend(packed.get(..layout.stride()).unwrap_or(&packed));
+            *updater.counts.of(entry) += 1;
+        }
+        for (cell, slice) in self.regions.iter().zip(slices) {
+            cell.replace((slice.len() > 0).then_some(slice));
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full, Relaxed, Release},
-        Arc, ArcBorrow, Mutex,
+        rcu, Arc, ArcBorrow, Mutex,
     },
     time::{delay::fsleep, Delta},
     workqueue::{impl_has_work, new_work, Work, WorkItem},
@@ -253,48 +253,37 @@ impl Remap {
         let (sector, count) = (bio.sector(), bio.sectors());
         if count == 0 {
             return match bio.number() {
-                0 => bio.remap(&self.main, self.main_start, stamp),
-                _ => bio.remap(self.store.spare(), self.store.start(), stamp),
+                0 => bio.remap(&self.main, &self.main_offset, stamp),
+                _ => bio.remap(self.store.spare(), &self.store.start(), stamp),
             };
         }
+        let guard = rcu::read_lock();
+        let Some(entry) = self.entries.first(sector, count, &guard) else {
+            return bio.remap(&self.main, &self.main_offset, stamp);
+        };
         let op = bio.op();
         let cut = match op {
             Op::Read => Cut::AtMask,
             _ => Cut::AtUnit,
         };
-        let look_up = || {
-            let entry = self.entries.first(sector, count);
-            (entry, first_part(&self.geometry, sector, count, entry, cut))
-        };
-        let (_, (length, place)) = look_up();
-        if place == Place::Healthy {
-            if !bio.accept(length) {
-                return bio.complete(Status::IOERR);
-            }
-            return bio.remap(&self.main, self.main_start.wrapping_add(sector), stamp);
-        }
-        // As long as we are in the section, the slot that we find now stays the unit's.
-        let section = self.sections.enter();
-        let (entry, (length, place)) = look_up();
+        let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
         if !bio.accept(length) {
-            self.sections.leave(section);
             return bio.complete(Status::IOERR);
         }
-        let is_held = entry.is_some_and(|e| e.held);
         let redirected = match op {
             Op::Read => Some(&self.counters.reads_redirected),
-            Op::Write | Op::WriteZeroes if !is_held => Some(&self.counters.writes_redirected),
+            Op::Write | Op::WriteZeroes if !entry.held => Some(&self.counters.writes_redirected),
             _ => None,
         };
         if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
+            // As long as the bio is in the section, the slot stays the unit's.
+            let section = self.sections.enter();
             counter.add(1);
             let sector = self.store.sector(sector);
             return bio.remap_in(section, slot.0, self.store.spare(), sector, stamp);
         }
-        self.sections.leave(section);
-        let sector = self.main_start.wrapping_add(sector);
         match (op, place) {
-            (_, Place::Healthy) => bio.remap(&self.main, sector, stamp),
+            (_, Place::Healthy) => bio.remap(&self.main, &self.main_offset, stamp),
             // A discard is a hint. The slot stays the unit's: nothing may be discarded there.
             (Op::Discard, _) => bio.complete(Status::OK),
             (Op::Read, Place::Lost) => bio.complete(Status::MEDIUM),
@@ -303,7 +292,7 @@ impl Remap {
             {
                 bio.complete(Status::MEDIUM)
             }
-            (Op::Read, _) => bio.remap(&self.main, sector, stamp),
+            (Op::Read, _) => bio.remap(&self.main, &self.main_offset, stamp),
             // New mask bits, or a unit on the move: in process context.
             (Op::Write | Op::WriteZeroes, _) => {
                 if bio.is_nowait() {
@@ -535,9 +524,13 @@ impl Target for Remap {
         // Before the entries are looked at: see `entries`.
         let stamp = this.entries.version.read();
         if this.entries.is_healthy(sector, count) {
-            return bio.remap_by(&this.main, &this.main_offset, stamp);
+            return bio.remap(&this.main, &this.main_offset, stamp);
         }
         this.map_slowly(bio, stamp)
+    }
+
+    fn offset(this: ArcBorrow<'_, Self>) -> u64 {
+        this.main_offset
     }
 
     #[inline(always)]

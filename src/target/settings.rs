@@ -34,7 +34,7 @@ impl Settings {
 
     fn put(cell: &RcuSliceCell<Features>, features: Features) -> Result {
         let mut slice = RcuSlice::with_capacity(1, GFP_KERNEL)?;
-        slice.extend(core::iter::once(features));
+        slice.extend(&[features]);
         cell.replace(Some(slice));
         Ok(())
     }

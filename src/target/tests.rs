@@ -12,7 +12,10 @@ use crate::engine::{
     route::{first_part, Cut, Place},
     Slot, Unit,
 };
-use kernel::{prelude::*, sync::Arc};
+use kernel::{
+    prelude::*,
+    sync::{rcu, Arc},
+};
 
 /// The entries in memory.
 #[kunit_tests(dm_remap_entries)]
@@ -28,16 +31,20 @@ mod entries_tests {
         Entry::new(Unit(unit), Slot((unit % 1000) as u32), unit & 0xff)
     }
 
+    fn first(entries: &Entries, sector: u64, count: u32) -> Option<Entry> {
+        entries.first(sector, count, &rcu::read_lock())
+    }
+
     #[test]
     fn nothing_is_found_where_nothing_is() -> Result {
         let entries = none(1 << 24)?;
-        assert!(entries.first(0, u32::MAX >> 9).is_none());
+        assert!(first(&entries, 0, u32::MAX >> 9).is_none());
         assert!(entries.is_healthy(0, 8) && entries.is_healthy(16383, 1));
         // Neither over the end of a region, nor a flush, wherever the target begins.
         assert!(!entries.is_healthy(16383, 2) && !entries.is_healthy(0, 0));
         assert!(!entries.is_healthy(u64::MAX - 99, 0) && !entries.is_healthy(u64::MAX, 8));
         // Past the end of main there are no entries, and no panic.
-        assert!(entries.first(u64::MAX - 7, 8).is_none());
+        assert!(first(&entries, u64::MAX - 7, 8).is_none());
         assert!(entries.get(Unit(u64::MAX)).is_none());
         Ok(())
     }
@@ -49,14 +56,14 @@ mod entries_tests {
         for unit in [2047, 2048, 9999] {
             entries.set(Unit(unit), Some(&entry(unit)));
         }
-        assert!(entries.first(2046 * 8, 8).is_none());
-        assert!(entries.first(2046 * 8 + 7, 2) == Some(entry(2047)));
-        assert!(entries.first(2047 * 8 + 7, 1) == Some(entry(2047)));
-        assert!(entries.first(2047 * 8, 4096) == Some(entry(2047)));
-        assert!(entries.first(2048 * 8, 4096) == Some(entry(2048)));
-        assert!(entries.first(2049 * 8, (9999 - 2049) * 8).is_none());
-        assert!(entries.first(2049 * 8, (9999 - 2049) * 8 + 1) == Some(entry(9999)));
-        assert!(entries.first(10000 * 8, 4096).is_none());
+        assert!(first(&entries, 2046 * 8, 8).is_none());
+        assert!(first(&entries, 2046 * 8 + 7, 2) == Some(entry(2047)));
+        assert!(first(&entries, 2047 * 8 + 7, 1) == Some(entry(2047)));
+        assert!(first(&entries, 2047 * 8, 4096) == Some(entry(2047)));
+        assert!(first(&entries, 2048 * 8, 4096) == Some(entry(2048)));
+        assert!(first(&entries, 2049 * 8, (9999 - 2049) * 8).is_none());
+        assert!(first(&entries, 2049 * 8, (9999 - 2049) * 8 + 1) == Some(entry(9999)));
+        assert!(first(&entries, 10000 * 8, 4096).is_none());
         Ok(())
     }
 
@@ -167,7 +174,7 @@ mod entries_tests {
         assert!(entries.get(Unit(77)).is_none());
         assert!(list.iter().all(|e| entries.get(e.unit) == Some(*e)));
         entries.load(&[], &[])?;
-        assert!(entries.first(0, 1 << 23).is_none());
+        assert!(first(&entries, 0, 1 << 23).is_none());
         assert_eq!(entries.counts().relocated, 0);
         Ok(())
     }
