@@ -65,12 +65,17 @@ void dmr_init_work(struct work_struct *work, work_func_t func)
 	INIT_WORK(work, func);
 }
 
-int dmr_srcu_down_read(struct srcu_struct *srcu)
+int dmr_init_srcu_fast_updown(struct srcu_struct *srcu)
 {
-	return srcu_down_read(srcu);
+	return init_srcu_struct_fast_updown(srcu);
 }
 
-void dmr_srcu_up_read(struct srcu_struct *srcu, int idx)
+struct srcu_ctr __percpu *dmr_srcu_down_read_fast(struct srcu_struct *srcu)
 {
-	srcu_up_read(srcu, idx);
+	return srcu_down_read_fast(srcu);
+}
+
+void dmr_srcu_up_read_fast(struct srcu_struct *srcu, struct srcu_ctr __percpu *ctr)
+{
+	srcu_up_read_fast(srcu, ctr);
 }

@@ -18,8 +18,9 @@ unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
 bool dmr_ratelimit(void);
-int dmr_srcu_down_read(struct srcu_struct *srcu);
-void dmr_srcu_up_read(struct srcu_struct *srcu, int idx);
+int dmr_init_srcu_fast_updown(struct srcu_struct *srcu);
+struct srcu_ctr __percpu *dmr_srcu_down_read_fast(struct srcu_struct *srcu);
+void dmr_srcu_up_read_fast(struct srcu_struct *srcu, struct srcu_ctr __percpu *ctr);
 void dmr_init_work(struct work_struct *work, work_func_t func);
 
 #endif

@@ -72,7 +72,7 @@ pub(super) struct PerBio {
     tag: u32,
     /// The sector of the mapped device that it is for.
     home: u64,
-    section: c_int,
+    section: *mut kernel::bindings::srcu_ctr,
     status: Status,
 }
 
@@ -149,18 +149,16 @@ impl Raw {
         self.opf() & flag != 0
     }
 
-    /// The sector of the mapped device that a bio is for which was sent down or deferred.
-    fn home<T: Target>(self, ti: &TargetInfo) -> u64 {
+    /// The sector of the mapped device that a bio is for which was sent down or deferred. `offset` is that of
+    /// [`Target::offset`].
+    fn home(self, offset: u64) -> u64 {
         let per_bio = self.per_bio();
-        // SAFETY: `map` wrote it. The target has data: it has a bio.
+        // SAFETY: `map` wrote it.
         unsafe {
             if self.stamp() & STRAYED != 0 {
                 (*per_bio).home
             } else {
-                (*per_bio)
-                    .iter
-                    .bi_sector
-                    .wrapping_sub(T::offset(ti.data::<T>()))
+                (*per_bio).iter.bi_sector.wrapping_sub(offset)
             }
         }
     }
@@ -284,7 +282,7 @@ impl<'a> MapBio<'a> {
     }
 
     #[inline(always)]
-    fn record(&self) {
+    fn record(&self) -> *mut PerBio {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
@@ -297,15 +295,13 @@ impl<'a> MapBio<'a> {
                 bi_offset: (*iter).bi_offset,
             };
         }
+        per_bio
     }
 
-    /// Sends the bio to `device`, to the sector of the mapped device that it is for plus `offset`, with
-    /// wraparound: [`Target::offset`], unless it is a flush. `stamp` is for [`Target::is_settled`].
-    ///
-    /// The healthy path: all of `device` and `offset` is used before the first call, and what is recorded is
-    /// what came of it, so that only the bio itself is kept over the calls.
+    /// All of `device` and `offset` is used before the first call, and what is recorded is what came of it:
+    /// so the healthy path keeps nothing but the bio itself over the calls.
     #[inline(always)]
-    pub(crate) fn remap(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
+    fn send(&self, device: &Device, offset: &u64, stamp: usize) -> *mut PerBio {
         self.bio.set_stamp(stamp);
         // SAFETY: Valid and ours by the invariant of `Raw`; the device is open, and stays so until the
         // destructor, for which device-mapper waits until all bios are complete.
@@ -314,12 +310,20 @@ impl<'a> MapBio<'a> {
             *sector = (*sector).wrapping_add(*offset);
             set_dev(self.bio.ptr(), device);
         }
-        self.record();
+        self.record()
+    }
+
+    /// Sends the bio to `device`, to the sector of the mapped device that it is for plus `offset`, with
+    /// wraparound: [`Target::offset`], unless it is a flush. `stamp` is for [`Target::is_settled`].
+    #[inline(always)]
+    pub(crate) fn remap(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
+        self.send(device, offset, stamp);
         Mapped(bindings::DM_MAPIO_REMAPPED)
     }
 
-    /// Sends the bio to `sector` of `device`, within `section`, which the target ends when the bio is back
-    /// ([`EndBio::section`]): it is never settled. `tag` is kept with it.
+    /// Sends the bio to `sector` of `device`, within `section`, which ends when the bio is back
+    /// ([`Target::leave`]). `tag` is kept with it ([`EndBio::tag`]).
+    #[inline]
     pub(crate) fn remap_in(
         self,
         section: Section,
@@ -328,27 +332,28 @@ impl<'a> MapBio<'a> {
         sector: u64,
         stamp: usize,
     ) -> Mapped {
-        let per_bio = self.bio.per_bio();
-        let home = self.sector().wrapping_add(self.ti.begin());
+        // SAFETY: Valid by the invariant of `Raw`.
+        let home = unsafe { (*self.bio.ptr()).bi_iter.bi_sector };
+        let per_bio = self.send(
+            device,
+            &sector.wrapping_sub(home),
+            stamp | IN_SECTION | STRAYED,
+        );
         // SAFETY: Valid and nobody else's.
         unsafe {
             (*per_bio).tag = tag;
             (*per_bio).section = section.0;
             (*per_bio).home = home;
         }
-        self.remap(
-            device,
-            &sector.wrapping_sub(home),
-            stamp | IN_SECTION | STRAYED,
-        )
+        Mapped(bindings::DM_MAPIO_REMAPPED)
     }
 
     /// Gives the bio to [`Target::process`] on `queue`, with [`Status::OK`].
     pub(crate) fn defer(self, queue: &Queue) -> Mapped {
-        self.record();
+        let per_bio = self.record();
         self.bio.set_stamp(STRAYED);
         // SAFETY: Valid and nobody else's.
-        unsafe { (*self.bio.per_bio()).home = (*self.bio.ptr()).bi_iter.bi_sector };
+        unsafe { (*per_bio).home = (*self.bio.ptr()).bi_iter.bi_sector };
         self.bio.enqueue(self.ti, queue, Status::OK);
         Mapped(bindings::DM_MAPIO_SUBMITTED)
     }
@@ -369,11 +374,11 @@ pub(crate) struct EndBio<'a> {
     bio: Raw,
     ti: &'a TargetInfo,
     status: Status,
-    home: u64,
+    offset: u64,
 }
 
 impl<'a> EndBio<'a> {
-    /// The stamp that `bio` was sent down with, some other value if it was not.
+    /// The stamp that `bio` was sent down with by [`MapBio::remap`], some other value if it was not.
     ///
     /// # Safety
     ///
@@ -384,32 +389,56 @@ impl<'a> EndBio<'a> {
         Raw(bio).stamp()
     }
 
-    /// Whether the target is through with `bio`.
+    /// The rest of the trampoline of [`Target::end_io`], for a bio that is not settled by its stamp alone.
     ///
     /// # Safety
     ///
-    /// `bio` must be the clone that device-mapper passed to `end_io`.
-    pub(super) unsafe fn is_done(bio: NonNull<bio>) -> bool {
+    /// As for [`Self::from_raw`], of a target of type `T`.
+    pub(super) unsafe fn finish<T: Target>(
+        bio: NonNull<bio>,
+        ti: &'a TargetInfo,
+        status: Status,
+    ) -> u32 {
         // INVARIANT: By the requirement.
-        Raw(bio).stamp() == DONE
+        let raw = Raw(bio);
+        let stamp = raw.stamp();
+        if stamp == DONE {
+            return bindings::DM_ENDIO_DONE;
+        }
+        // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
+        let data = || unsafe { ti.data::<T>() };
+        // SAFETY: `map` wrote it.
+        let section = (stamp & IN_SECTION != 0).then(|| unsafe { (*raw.per_bio()).section });
+        let ended = if status.is_ok() && T::is_settled(data(), stamp & !(IN_SECTION | STRAYED)) {
+            bindings::DM_ENDIO_DONE
+        } else {
+            // SAFETY: As the requirement says.
+            let bio = unsafe { Self::from_raw(bio, ti, status, T::offset(data())) };
+            T::end_io(data(), bio).0
+        };
+        if let Some(section) = section {
+            T::leave(data(), Section(section));
+        }
+        ended
     }
 
     /// # Safety
     ///
-    /// `bio` must be the clone that device-mapper passed to `end_io` for `ti`, a target of type `T`, used by
-    /// nothing else, and `status` the error.
-    pub(super) unsafe fn from_raw<T: Target>(
+    /// `bio` must be the clone that device-mapper passed to `end_io` for `ti`, used by nothing else,
+    /// `status` the error, and `offset` that of [`Target::offset`].
+    #[inline(always)]
+    pub(super) unsafe fn from_raw(
         bio: NonNull<bio>,
         ti: &'a TargetInfo,
         status: Status,
+        offset: u64,
     ) -> Self {
-        // INVARIANT: By the requirement.
-        let bio = Raw(bio);
         Self {
-            bio,
+            // INVARIANT: By the requirement.
+            bio: Raw(bio),
             ti,
             status,
-            home: bio.home::<T>(ti),
+            offset,
         }
     }
 
@@ -424,7 +453,7 @@ impl<'a> EndBio<'a> {
 
     /// Its first sector, from the target's start, as it came.
     pub(crate) fn sector(&self) -> u64 {
-        self.home.wrapping_sub(self.ti.begin())
+        self.bio.home(self.offset).wrapping_sub(self.ti.begin())
     }
 
     /// Its length in sectors, as it was mapped.
@@ -438,18 +467,11 @@ impl<'a> EndBio<'a> {
         self.bio.stamp() & !(IN_SECTION | STRAYED)
     }
 
-    /// The section and the tag that it was sent down with, if it was, and once.
-    pub(crate) fn section(&mut self) -> Option<(Section, u32)> {
-        if self.bio.stamp() & IN_SECTION == 0 {
-            return None;
-        }
-        self.bio.set_stamp(self.bio.stamp() & !IN_SECTION);
+    /// The tag that it was sent down with, within a section, if it was.
+    pub(crate) fn tag(&self) -> Option<u32> {
+        let is_in_section = self.bio.stamp() & IN_SECTION != 0;
         // SAFETY: `map` wrote it.
-        let (section, tag) = unsafe {
-            let per_bio = self.bio.per_bio();
-            ((*per_bio).section, (*per_bio).tag)
-        };
-        Some((Section(section), tag))
+        is_in_section.then(|| unsafe { (*self.bio.per_bio()).tag })
     }
 
     /// How the lower device ended it.
@@ -496,13 +518,13 @@ pub(super) unsafe extern "C" fn run<T: Target>(work: *mut work_struct) {
     let Some(bio) = NonNull::new(bio) else { return };
     // SAFETY: `enqueue` wrote it; `ti` lives until all its bios are complete.
     let ti = unsafe { TargetInfo::from_raw((*per_bio).ti) };
+    // SAFETY: The target is alive: this bio is not complete.
+    let (data, offset) = unsafe { (ti.data::<T>(), T::offset(ti.data::<T>())) };
     // SAFETY: `map` wrote it. The iterator is put back as `map` found it: the lower device has moved it on.
     unsafe {
         (*bio.as_ptr()).bi_iter = (*per_bio).iter;
-        (*bio.as_ptr()).bi_iter.bi_sector = Raw(bio).home::<T>(ti);
+        (*bio.as_ptr()).bi_iter.bi_sector = Raw(bio).home(offset);
     }
-    // SAFETY: The target is alive: this bio is not complete.
-    let data = unsafe { ti.data::<T>() };
     // INVARIANT: The work runs once, so the bio is nobody else's.
     let bio = DeferredBio {
         bio: Raw(bio),
@@ -649,6 +671,7 @@ mod tests {
         fn is_settled(_: ArcBorrow<'_, Seen>, stamp: usize) -> bool {
             stamp == 0
         }
+        fn leave(_: ArcBorrow<'_, Seen>, _: Section) {}
         fn end_io(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
             bio.pass_on()
         }
@@ -797,7 +820,7 @@ mod tests {
             // SAFETY: The target and the clone live as long as the fixture.
             let ti = unsafe { TargetInfo::from_raw(&mut *self.ti) };
             // SAFETY: As above.
-            unsafe { EndBio::from_raw::<Recorder>(self.bio(), ti, status) }
+            unsafe { EndBio::from_raw(self.bio(), ti, status, OFFSET) }
         }
     }
 
@@ -858,8 +881,7 @@ mod tests {
         let mut f = Fixture::new(WRITE, 8)?;
         f.send(0);
         f.used_up();
-        // SAFETY: A clone.
-        assert!(!unsafe { EndBio::is_done(f.bio()) });
+        assert!(Raw(f.bio()).stamp() != DONE);
         let ended = f.end_bio(Status::IOERR).defer(&queue);
         assert!(ended.0 == bindings::DM_ENDIO_INCOMPLETE);
         queue.drain();
@@ -872,8 +894,7 @@ mod tests {
         // The target completed it, once, and hears no more of it.
         assert_eq!(f.clone.completions, 1);
         assert_eq!(f.clone.bio.bi_status, Status::MEDIUM.0);
-        // SAFETY: A clone.
-        assert!(unsafe { EndBio::is_done(f.bio()) });
+        assert!(Raw(f.bio()).stamp() == DONE);
         Ok(())
     }
 
@@ -881,13 +902,15 @@ mod tests {
     fn a_bio_comes_back_with_what_was_kept_with_it() -> Result {
         let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 8)?;
         f.send(7 | IN_SECTION);
+        // SAFETY: The data of a clone.
+        unsafe { (*Raw(f.bio()).per_bio()).tag = 11 };
         f.used_up();
         // SAFETY: A clone.
         assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
-        let mut bio = f.end_bio(Status::OK);
+        let bio = f.end_bio(Status::OK);
         assert_eq!((bio.sector(), bio.sectors(), bio.stamp()), (40, 8, 7));
         assert!(bio.op() == Op::Write);
-        assert!(bio.section().is_some() && bio.section().is_none());
+        assert!(bio.tag() == Some(11));
         let _ = bio.pass_on();
         Ok(())
     }

@@ -42,7 +42,7 @@ pub(crate) use device::Device;
 pub(crate) use io::IoBuffer;
 pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
 pub(crate) use rcu::{Bits, RcuSlice, RcuSliceCell, Version};
-pub(crate) use section::Sections;
+pub(crate) use section::{Section, Sections};
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{
     Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetHandle, TargetInfo,

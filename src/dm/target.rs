@@ -7,6 +7,7 @@
 use super::{
     bindings::{self, dm_target, target_type},
     bio::{self, EndBio, Ended, MapBio, Mapped, PER_BIO_SIZE},
+    section::Section,
     DeferredBio, Device, Status, TextWriter,
 };
 use core::{marker::PhantomData, ptr::NonNull};
@@ -278,7 +279,11 @@ pub(crate) trait Target: Sized + 'static {
     /// [`Target::end_io`] need not see it. Any context; asked for every bio.
     fn is_settled(data: Borrowed<'_, Self>, stamp: usize) -> bool;
 
-    /// A bio that [`MapBio::remap`] sent down is back: it failed, or is not settled. Any context.
+    /// The section in which a bio was sent down ([`MapBio::remap_in`]) is over. Any context.
+    fn leave(data: Borrowed<'_, Self>, section: Section);
+
+    /// A bio that was sent down is back: it failed, or is not settled. If it was sent down in a section, that
+    /// ends when this returns. Any context.
     fn end_io(data: Borrowed<'_, Self>, bio: EndBio<'_>) -> Ended;
 
     /// A deferred bio. Process context, may sleep.
@@ -510,15 +515,10 @@ impl<T: Target> Callbacks<T> {
         bio: NonNull<kernel::bindings::bio>,
         status: Status,
     ) -> c_int {
+        // SAFETY: Valid for this call by the requirement.
+        let ti = unsafe { TargetInfo::from_raw(ti) };
         // SAFETY: As the requirement says.
-        if unsafe { EndBio::is_done(bio) } {
-            return bindings::DM_ENDIO_DONE as c_int;
-        }
-        // SAFETY: Valid for this call by the requirement, and the constructor succeeded.
-        let (ti, data) = unsafe { Self::both(ti) };
-        // SAFETY: As the requirement says.
-        let bio = unsafe { EndBio::from_raw::<T>(bio, ti, status) };
-        T::end_io(data, bio).0 as c_int
+        unsafe { EndBio::finish::<T>(bio, ti, status) as c_int }
     }
 
     /// # Safety

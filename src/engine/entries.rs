@@ -83,11 +83,14 @@ const MASK_BITS: u32 = 16;
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     group_shift: u32,
+    group_mask: u64,
     region_shift: u32,
+    region_mask: u64,
     slot_shift: u32,
+    slot_mask: u64,
     key_shift: u32,
-    /// Base-2 logarithm of the words an entry.
-    stride_shift: u32,
+    /// Two words an entry instead of one.
+    wide: bool,
     units: u64,
 }
 
@@ -102,12 +105,16 @@ impl Layout {
         let region_shift = regions.ilog2();
         let bits = |largest: u64| u64::BITS.saturating_sub(largest.leading_zeros());
         let slot_bits = bits(geometry.slots_total.saturating_sub(1)).max(1);
+        let mask = |shift: u32| 1_u64.wrapping_shl(shift).wrapping_sub(1);
         let mut layout = Self {
             group_shift,
+            group_mask: mask(group_shift),
             region_shift,
+            region_mask: mask(region_shift),
             slot_shift: MASK_SHIFT.saturating_add(MASK_BITS),
+            slot_mask: mask(slot_bits),
             key_shift: 0,
-            stride_shift: 0,
+            wide: false,
             units,
         };
         let (_, last) = layout.place(Unit(units.saturating_sub(1)));
@@ -118,7 +125,7 @@ impl Layout {
         if geometry.unit_sectors > MASK_BITS || needed > u64::BITS {
             // 2^54 sectors, the most that a device can have, leave 5 bits of 64.
             layout.slot_shift = MASK_SHIFT;
-            layout.stride_shift = 1;
+            layout.wide = true;
         }
         layout.key_shift = layout.slot_shift.saturating_add(slot_bits);
         layout
@@ -142,7 +149,11 @@ impl Layout {
 
     /// Words an entry: 1 or 2.
     pub fn stride(&self) -> usize {
-        1_usize.wrapping_shl(self.stride_shift)
+        if self.wide {
+            2
+        } else {
+            1
+        }
     }
 
     /// The group of `unit`.
@@ -153,21 +164,18 @@ impl Layout {
     /// The first unit of `group` and the last.
     pub fn units_of(&self, group: u64) -> (Unit, Unit) {
         let first = group.wrapping_shl(self.group_shift);
-        (Unit(first), Unit(first | self.group_mask()))
-    }
-
-    fn group_mask(&self) -> u64 {
-        1_u64.wrapping_shl(self.group_shift).wrapping_sub(1)
+        (Unit(first), Unit(first | self.group_mask))
     }
 
     /// The region of `unit`, and its key there.
+    #[inline]
     pub fn place(&self, unit: Unit) -> (usize, u64) {
         let group = self.group_of(unit);
-        let region = group as usize & self.regions().wrapping_sub(1);
+        let region = (group & self.region_mask) as usize;
         let high = group
             .wrapping_shr(self.region_shift)
             .wrapping_shl(self.group_shift);
-        (region, high | unit.0 & self.group_mask())
+        (region, high | unit.0 & self.group_mask)
     }
 
     fn unit(&self, region: usize, key: u64) -> Unit {
@@ -175,7 +183,7 @@ impl Layout {
             .wrapping_shr(self.group_shift)
             .wrapping_shl(self.region_shift);
         let group = high | region as u64;
-        Unit(group.wrapping_shl(self.group_shift) | key & self.group_mask())
+        Unit(group.wrapping_shl(self.group_shift) | key & self.group_mask)
     }
 
     /// The words of `entry`, [`Self::stride`] of which count.
@@ -186,11 +194,30 @@ impl Layout {
             | u64::from(entry.slot.0).wrapping_shl(self.slot_shift)
             | flag(HELD, entry.held)
             | flag(LOST, entry.lost != 0);
-        if self.stride_shift == 0 {
+        if !self.wide {
             [word | entry.mask << MASK_SHIFT, 0]
         } else {
             [word, entry.mask]
         }
+    }
+
+    /// The word of entry `index` of `words` with its key, and its mask.
+    #[inline]
+    fn read(&self, words: &[u64], index: usize) -> Option<(u64, u64)> {
+        if self.wide {
+            match words.get(index.wrapping_mul(2)..) {
+                Some([word, mask, ..]) => Some((*word, *mask)),
+                _ => None,
+            }
+        } else {
+            let word = *words.get(index)?;
+            Some((word, word >> MASK_SHIFT & ((1 << MASK_BITS) - 1)))
+        }
+    }
+
+    #[inline]
+    fn slot(&self, word: u64) -> Slot {
+        Slot((word.wrapping_shr(self.slot_shift) & self.slot_mask) as u32)
     }
 
     /// Entry `index` of `words`, which are those of `region`. `losses` is asked for if need be.
@@ -202,72 +229,158 @@ impl Layout {
         index: usize,
         losses: impl FnOnce() -> &'a [Loss],
     ) -> Option<Entry> {
-        let at = index.wrapping_shl(self.stride_shift);
-        let word = *words.get(at)?;
-        let mask = if self.stride_shift == 0 {
-            word >> MASK_SHIFT & ((1 << MASK_BITS) - 1)
-        } else {
-            *words.get(at.wrapping_add(1))?
-        };
+        let (word, mask) = self.read(words, index)?;
         let unit = self.unit(region, word.wrapping_shr(self.key_shift));
-        let slot_bits = self.key_shift.wrapping_sub(self.slot_shift);
-        let slot =
-            word.wrapping_shr(self.slot_shift) & 1_u64.wrapping_shl(slot_bits).wrapping_sub(1);
         let lost = match word & LOST {
             0 => 0,
             _ => lost_of(losses(), unit) & !mask,
         };
         Some(Entry {
             unit,
-            slot: Slot(slot as u32),
+            slot: self.slot(word),
             mask,
             lost,
             held: word & HELD != 0,
         })
     }
 
+    /// Whether entry `index` of `words` is the one with `key`, and if so, its slot, if that has all sectors of
+    /// `bits` and the entry is not held.
+    #[inline]
+    pub fn slot_at(
+        &self,
+        words: &[u64],
+        index: usize,
+        key: u64,
+        bits: u64,
+    ) -> Option<Option<Slot>> {
+        let (word, mask) = self.read(words, index)?;
+        if word.wrapping_shr(self.key_shift) != key {
+            return None;
+        }
+        Some((mask & bits == bits && word & HELD == 0).then(|| self.slot(word)))
+    }
+
     /// The index in `words` of the first entry whose key is `key` or above. O(log n).
     #[inline]
     pub fn find(&self, words: &[u64], key: u64) -> usize {
-        // `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
-        let (mut from, mut to) = (0, words.len().wrapping_shr(self.stride_shift));
-        while from < to {
-            let middle = from.wrapping_add(to) / 2;
-            match words.get(middle.wrapping_shl(self.stride_shift)) {
-                Some(word) if word.wrapping_shr(self.key_shift) < key => {
-                    from = middle.wrapping_add(1)
-                }
-                _ => to = middle,
-            }
+        // All that is below the key in a word is less than one of it.
+        let least = key.wrapping_shl(self.key_shift);
+        if self.wide {
+            bisect(words.len() / 2, |at| words.get(at.wrapping_mul(2)), least)
+        } else {
+            bisect(words.len(), |at| words.get(at), least)
         }
-        from
     }
 
     /// The words before those of `unit` and behind them, of its region's `words`.
     pub fn around<'a>(&self, words: &'a [u64], unit: Unit) -> (&'a [u64], &'a [u64]) {
         let (_, key) = self.place(unit);
-        let at = |key| self.find(words, key).wrapping_shl(self.stride_shift);
-        let before = words.get(..at(key)).unwrap_or(words);
-        let behind = words.get(at(key.wrapping_add(1))..).unwrap_or(&[]);
-        (before, behind)
+        let index = self.find(words, key);
+        let at = index.wrapping_mul(self.stride());
+        let found = self.slot_at(words, index, key, 0).is_some();
+        let behind = at.wrapping_add(if found { self.stride() } else { 0 });
+        let (before, _) = words.split_at_checked(at).unwrap_or((words, &[]));
+        (before, words.get(behind..).unwrap_or(&[]))
     }
 }
 
-/// Sorts `entries` by unit, in place, O(n log n): heap sort.
+/// The first of `count` ascending words that is not below `least`.
+///
+/// `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
+#[inline(always)]
+fn bisect<'a>(count: usize, word: impl Fn(usize) -> Option<&'a u64>, least: u64) -> usize {
+    let (mut from, mut to) = (0_usize, count);
+    while from < to {
+        let middle = from.wrapping_add(to) / 2;
+        if word(middle).is_some_and(|word| *word < least) {
+            from = middle.wrapping_add(1);
+        } else {
+            to = middle;
+        }
+    }
+    from
+}
+
+/// Sorts `entries` by unit, in place, O(n log n), and O(n) if they are sorted: quicksort, with insertion sort
+/// where few are left, and heap sort where it does not divide.
 ///
 /// `core`'s own sort calls a panic function that objtool does not know for one that never returns.
 pub fn sort_by_unit(entries: &mut [Entry]) {
-    let unit = |entries: &[Entry], at: usize| entries.get(at).map(|e| e.unit);
+    if !entries.is_sorted_by_key(|e| e.unit) {
+        let levels = entries.len().checked_ilog2().unwrap_or(0).saturating_mul(2);
+        quicksort(entries, levels);
+    }
+}
+
+const FEW: usize = 16;
+
+fn unit_at(entries: &[Entry], at: usize) -> Option<Unit> {
+    entries.get(at).map(|e| e.unit)
+}
+
+/// At most `levels` deep; in practice as deep as there are halves.
+fn quicksort(mut entries: &mut [Entry], mut levels: u32) {
+    while entries.len() > FEW {
+        if levels == 0 {
+            return heap_sort(entries);
+        }
+        levels = levels.saturating_sub(1);
+        let middle = partition(entries);
+        let Some((low, high)) = core::mem::take(&mut entries).split_at_mut_checked(middle) else {
+            return;
+        };
+        let smaller;
+        (smaller, entries) = if low.len() < high.len() {
+            (low, high)
+        } else {
+            (high, low)
+        };
+        quicksort(smaller, levels);
+    }
+    for end in 1..entries.len() {
+        let mut at = end;
+        while at > 0 && unit_at(entries, at) < unit_at(entries, at.wrapping_sub(1)) {
+            entries.swap(at, at.wrapping_sub(1));
+            at = at.wrapping_sub(1);
+        }
+    }
+}
+
+/// Divides more than two entries so that no unit of the first part is above one of the second; returns where
+/// the second begins. Neither is empty (Hoare's scheme, about the median of three).
+fn partition(entries: &mut [Entry]) -> usize {
+    let last = entries.len().saturating_sub(1);
+    let [a, b, c] = [0, last / 2, last].map(|at| unit_at(entries, at));
+    let pivot = a.min(b).max(a.max(b).min(c));
+    let (mut low, mut high) = (0, last);
+    loop {
+        while unit_at(entries, low) < pivot {
+            low = low.wrapping_add(1);
+        }
+        while unit_at(entries, high) > pivot {
+            high = high.wrapping_sub(1);
+        }
+        if low >= high {
+            return high.saturating_add(1).min(last);
+        }
+        entries.swap(low, high);
+        low = low.wrapping_add(1);
+        high = high.wrapping_sub(1);
+    }
+}
+
+fn heap_sort(entries: &mut [Entry]) {
     // Moves the entry at `root` down until both below it are smaller.
     let sift = |heap: &mut [Entry], mut root: usize| loop {
         let left = root.saturating_mul(2).saturating_add(1);
         let right = left.saturating_add(1);
-        let larger = if unit(heap, right) > unit(heap, left) {
+        let larger = if unit_at(heap, right) > unit_at(heap, left) {
             right
         } else {
             left
         };
-        if unit(heap, larger) <= unit(heap, root) {
+        if unit_at(heap, larger) <= unit_at(heap, root) {
             return;
         }
         heap.swap(root, larger);
@@ -293,13 +406,30 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sorting_is_that_of_the_standard_library(units in proptest::collection::vec(0u64..500, 0..300)) {
-            let mut entries: Vec<Entry> = units.iter().enumerate()
-                .map(|(n, u)| Entry::new(Unit(*u), Slot(n as u32), 0)).collect();
-            sort_by_unit(&mut entries);
-            let mut expected = units;
-            expected.sort_unstable();
-            prop_assert!(entries.iter().map(|e| e.unit.0).eq(expected));
+        fn sorting_is_that_of_the_standard_library(
+            units in proptest::collection::vec(0u64..500, 0..300), few in 1u64..500, levels in 0u32..4,
+        ) {
+            // Many of the same, so that few levels are left; sorted backwards; and as they come.
+            let same: Vec<u64> = units.iter().map(|u| u % few).collect();
+            let mut backwards = units.clone();
+            backwards.sort_unstable_by(|a, b| b.cmp(a));
+            for units in [units, same, backwards] {
+                let mut expected = units.clone();
+                expected.sort_unstable();
+                let entries: Vec<Entry> = units.iter().enumerate()
+                    .map(|(n, u)| Entry::new(Unit(*u), Slot(n as u32), 0)).collect();
+                for sort in [sort_by_unit, heap_sort, |e: &mut [Entry]| quicksort(e, 3)] {
+                    let mut sorted = entries.clone();
+                    sort(&mut sorted);
+                    prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected.iter().copied()));
+                    let mut slots: Vec<u32> = sorted.iter().map(|e| e.slot.0).collect();
+                    slots.sort_unstable();
+                    prop_assert!(slots.into_iter().eq(0..units.len() as u32));
+                }
+                let mut sorted = entries;
+                quicksort(&mut sorted, levels);
+                prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected));
+            }
         }
 
         #[test]
@@ -343,7 +473,7 @@ mod tests {
             let layout = Layout::new(&g);
             prop_assert_eq!(layout.stride(), if wide { 2 } else { 1 });
             let (region, first) = layout.place(Unit(start));
-            let unit_at = |n: u64| layout.unit(region, (first & !layout.group_mask()) + n);
+            let unit_at = |n: u64| layout.unit(region, (first & !layout.group_mask) + n);
             let mut words: Vec<u64> = Vec::new();
             let mut model = BTreeMap::new();
             let mut losses = Vec::new();
@@ -370,6 +500,10 @@ mod tests {
                 let expected = model.range(from..).next().map(|(_, e)| *e);
                 let index = layout.find(&words, layout.place(from).1);
                 prop_assert_eq!(layout.entry(region, &words, index, || &losses), expected);
+                let bits = 1 << (probe % 8) | 1;
+                let slot = expected.filter(|e| e.unit == from)
+                    .map(|e| (e.mask & bits == bits && !e.held).then_some(e.slot));
+                prop_assert_eq!(layout.slot_at(&words, index, layout.place(from).1, bits), slot);
             }
         }
     }

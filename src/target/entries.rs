@@ -46,6 +46,16 @@ impl Counts {
     }
 }
 
+/// Where a request goes that meets at most one entry.
+pub(super) enum Look {
+    /// There is none.
+    Healthy,
+    /// The slot has all of its sectors, from this one of the slot on, and writes need not wait.
+    InSlot(Slot, u32),
+    /// More than this is to be looked at.
+    Intricate,
+}
+
 /// What an update needs.
 struct Updater {
     counts: Counts,
@@ -122,6 +132,11 @@ impl Entries {
         })
     }
 
+    /// The sector of its unit that `sector` is.
+    fn offset_of(&self, sector: u64) -> u32 {
+        (sector as u32) & self.geometry.unit_sectors.wrapping_sub(1)
+    }
+
     fn unit_of(&self, sector: u64) -> Unit {
         Unit(sector.wrapping_shr(self.unit_shift))
     }
@@ -134,6 +149,25 @@ impl Entries {
         let group = sector.wrapping_shr(self.group_shift);
         let last = sector.wrapping_add(u64::from(count)).wrapping_sub(1);
         group == last.wrapping_shr(self.group_shift) && self.filter.is_clear(group)
+    }
+
+    /// For sectors that may meet an entry, what is known at once. Any context.
+    #[inline]
+    pub(super) fn look(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Look {
+        let offset = self.offset_of(sector);
+        let (region, key) = self.layout.place(self.unit_of(sector));
+        let is_inside = count > 0 && offset.wrapping_add(count) <= self.geometry.unit_sectors;
+        let Some(cell) = self.regions.get(region).filter(|_| is_inside) else {
+            return Look::Intricate;
+        };
+        let bits = (u64::MAX >> 64_u32.wrapping_sub(count).min(63)).wrapping_shl(offset);
+        let words = cell.read(guard);
+        let index = self.layout.find(words, key);
+        match self.layout.slot_at(words, index, key, bits) {
+            None => Look::Healthy,
+            Some(Some(slot)) => Look::InSlot(slot, offset),
+            Some(None) => Look::Intricate,
+        }
     }
 
     /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0. Any context.

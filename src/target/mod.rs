@@ -32,8 +32,8 @@ mod vitals;
 
 use crate::dm::{
     self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, MapBio, Mapped,
-    NoIo, Op, Queue, Refused, Sections, Setup, Status, Stop, Target, TargetHandle, TargetInfo,
-    TextWriter,
+    NoIo, Op, Queue, Refused, Section, Sections, Setup, Status, Stop, Target, TargetHandle,
+    TargetInfo, TextWriter,
 };
 use crate::engine::{
     args::{BadOn, PendingReads, TableLine},
@@ -44,7 +44,7 @@ use crate::engine::{
 };
 use core::fmt::Write;
 use counter::Counter;
-use entries::Entries;
+use entries::{Entries, Look};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -243,6 +243,34 @@ impl Remap {
                 pr_warn!("{}: mode is now {}\n", self.name(), mode.name());
             }
             self.ti.event();
+        }
+    }
+
+    /// Sends a bio on its way that may meet an entry. `stamp` is older than what it finds.
+    #[inline(never)]
+    fn map_filtered(&self, bio: MapBio<'_>, stamp: usize) -> Mapped {
+        let (sector, count) = (bio.sector(), bio.sectors());
+        let counter = match bio.op() {
+            Op::Read => &self.counters.reads_redirected,
+            Op::Write => &self.counters.writes_redirected,
+            _ => return self.map_slowly(bio, stamp),
+        };
+        let guard = rcu::read_lock();
+        match self.entries.look(sector, count, &guard) {
+            Look::Healthy => bio.remap(&self.main, &self.main_offset, stamp),
+            Look::InSlot(slot, offset) => {
+                // As long as the bio is in the section, the slot stays the unit's.
+                let section = self.sections.enter();
+                drop(guard);
+                counter.add(1);
+                let sector = self.geometry.slot_sector(slot).wrapping_add(offset.into());
+                let sector = self.store.sector(sector);
+                bio.remap_in(section, slot.0, self.store.spare(), sector, stamp)
+            }
+            Look::Intricate => {
+                drop(guard);
+                self.map_slowly(bio, stamp)
+            }
         }
     }
 
@@ -526,7 +554,7 @@ impl Target for Remap {
         if this.entries.is_healthy(sector, count) {
             return bio.remap(&this.main, &this.main_offset, stamp);
         }
-        this.map_slowly(bio, stamp)
+        this.map_filtered(bio, stamp)
     }
 
     fn offset(this: ArcBorrow<'_, Self>) -> u64 {
@@ -538,9 +566,14 @@ impl Target for Remap {
         stamp == this.entries.version.read()
     }
 
-    fn end_io(this: ArcBorrow<'_, Self>, mut bio: EndBio<'_>) -> Ended {
-        let section = bio.section();
-        let slot = section.as_ref().map(|(_, slot)| Slot(*slot));
+    #[inline(always)]
+    fn leave(this: ArcBorrow<'_, Self>, section: Section) {
+        this.sections.leave(section);
+    }
+
+    fn end_io(this: ArcBorrow<'_, Self>, bio: EndBio<'_>) -> Ended {
+        // As long as the section lasts, the slot cannot have become another unit's, or this one's again.
+        let slot = bio.tag().map(Slot);
         let is_write = matches!(bio.op(), Op::Write | Op::WriteZeroes);
         let repeat = if bio.status().is_ok() {
             is_write && !this.stands(&bio, slot)
@@ -551,10 +584,6 @@ impl Target for Remap {
                 && this.is_bad(bio.status())
                 && (slot.is_some() || !this.is_tripped())
         };
-        // Until here the slot cannot have become another unit's, or this one's again.
-        if let Some((section, _)) = section {
-            this.sections.leave(section);
-        }
         if repeat {
             bio.defer(&this.queue)
         } else {
