@@ -216,8 +216,9 @@ pub(crate) struct Mapped(pub(super) u32);
 
 /// A bio in [`Target::map`]: it must not sleep.
 pub(crate) struct MapBio<'a> {
-    bio: Raw,
+    // In the order of the callback's arguments: passed on, they stay where they are.
     ti: &'a TargetInfo,
+    bio: Raw,
 }
 
 impl<'a> MapBio<'a> {
@@ -227,7 +228,7 @@ impl<'a> MapBio<'a> {
     #[inline(always)]
     pub(super) unsafe fn from_raw(bio: NonNull<bio>, ti: &'a TargetInfo) -> Self {
         // INVARIANT: By the requirement; `ctr`'s trampoline asked for the per-bio data.
-        Self { bio: Raw(bio), ti }
+        Self { ti, bio: Raw(bio) }
     }
 
     /// What it asks for.

@@ -485,11 +485,10 @@ impl<T: Target> Callbacks<T> {
         bio: *mut kernel::bindings::bio,
         error: *mut kernel::bindings::blk_status_t,
     ) -> c_int {
-        // SAFETY: Valid by the requirement.
-        let status = Status(unsafe { *error });
         // SAFETY: Device-mapper passes a bio, not null.
         let bio = unsafe { NonNull::new_unchecked(bio) };
-        if status.is_ok() {
+        // SAFETY: Valid by the requirement.
+        if unsafe { *error } == Status::OK.0 {
             // SAFETY: Valid for this call by the requirement.
             let ti = unsafe { TargetInfo::from_raw(ti) };
             // SAFETY: The constructor succeeded.
@@ -500,7 +499,7 @@ impl<T: Target> Callbacks<T> {
             }
         }
         // SAFETY: As the requirement says.
-        unsafe { Self::end_io_slowly(ti, bio, status) }
+        unsafe { Self::end_io_slowly(ti, bio, error) }
     }
 
     /// The rest of [`Self::end_io`], out of the way of most bios.
@@ -513,10 +512,10 @@ impl<T: Target> Callbacks<T> {
     unsafe fn end_io_slowly(
         ti: *mut dm_target,
         bio: NonNull<kernel::bindings::bio>,
-        status: Status,
+        error: *const kernel::bindings::blk_status_t,
     ) -> c_int {
         // SAFETY: Valid for this call by the requirement.
-        let ti = unsafe { TargetInfo::from_raw(ti) };
+        let (ti, status) = unsafe { (TargetInfo::from_raw(ti), Status(*error)) };
         // SAFETY: As the requirement says.
         unsafe { EndBio::finish::<T>(bio, ti, status) as c_int }
     }
