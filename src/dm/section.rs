@@ -27,6 +27,9 @@ unsafe impl Sync for Sections {}
 #[must_use]
 pub(crate) struct Section(pub(super) *mut kernel::bindings::srcu_ctr);
 
+// SAFETY: A section may end on another thread, in another context, than it began.
+unsafe impl Send for Section {}
+
 impl Sections {
     /// No section has begun.
     pub(crate) fn new() -> impl PinInit<Self, Error> {
