@@ -408,19 +408,37 @@ impl<'a> EndBio<'a> {
         }
         // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
         let data = || unsafe { ti.data::<T>() };
+        let is_settled = status.is_ok() && T::is_settled(data(), stamp & !(IN_SECTION | STRAYED));
+        // SAFETY: As the requirement says.
+        let end_io = || unsafe { Self::unsettled::<T>(bio, ti, status) };
+        if stamp & IN_SECTION == 0 {
+            return if is_settled {
+                bindings::DM_ENDIO_DONE
+            } else {
+                end_io()
+            };
+        }
         // SAFETY: `map` wrote it.
-        let section = (stamp & IN_SECTION != 0).then(|| unsafe { (*raw.per_bio()).section });
-        let ended = if status.is_ok() && T::is_settled(data(), stamp & !(IN_SECTION | STRAYED)) {
+        let section = Section(unsafe { (*raw.per_bio()).section });
+        let ended = if is_settled {
             bindings::DM_ENDIO_DONE
         } else {
-            // SAFETY: As the requirement says.
-            let bio = unsafe { Self::from_raw(bio, ti, status, T::offset(data())) };
-            T::end_io(data(), bio).0
+            end_io()
         };
-        if let Some(section) = section {
-            T::leave(data(), Section(section));
-        }
+        T::leave(data(), section);
         ended
+    }
+
+    /// # Safety
+    ///
+    /// As for [`Self::finish`].
+    #[cold]
+    #[inline(never)]
+    unsafe fn unsettled<T: Target>(bio: NonNull<bio>, ti: &'a TargetInfo, status: Status) -> u32 {
+        // SAFETY: As in `finish`.
+        let (data, offset) = unsafe { (ti.data::<T>(), T::offset(ti.data::<T>())) };
+        // SAFETY: As the requirement says.
+        T::end_io(data, unsafe { Self::from_raw(bio, ti, status, offset) }).0
     }
 
     /// # Safety

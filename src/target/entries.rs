@@ -50,8 +50,8 @@ impl Counts {
 pub(super) enum Look {
     /// There is none.
     Healthy,
-    /// The slot has all of its sectors, from this one of the slot on, and writes need not wait.
-    InSlot(Slot, u32),
+    /// The slot has all of its sectors, from this sector of the region on, and writes need not wait.
+    InSlot(Slot, u64),
     /// More than this is to be looked at.
     Intricate,
 }
@@ -132,11 +132,6 @@ impl Entries {
         })
     }
 
-    /// The sector of its unit that `sector` is.
-    fn offset_of(&self, sector: u64) -> u32 {
-        (sector as u32) & self.geometry.unit_sectors.wrapping_sub(1)
-    }
-
     fn unit_of(&self, sector: u64) -> Unit {
         Unit(sector.wrapping_shr(self.unit_shift))
     }
@@ -154,19 +149,28 @@ impl Entries {
     /// For sectors that may meet an entry, what is known at once. Any context.
     #[inline]
     pub(super) fn look(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Look {
-        let offset = self.offset_of(sector);
+        let unit_sectors = self.geometry.unit_sectors;
+        let offset = sector as u32 & unit_sectors.wrapping_sub(1);
+        if count == 0 || offset.wrapping_add(count) > unit_sectors {
+            return Look::Intricate;
+        }
         let (region, key) = self.layout.place(self.unit_of(sector));
-        let is_inside = count > 0 && offset.wrapping_add(count) <= self.geometry.unit_sectors;
-        let Some(cell) = self.regions.get(region).filter(|_| is_inside) else {
+        let Some(cell) = self.regions.get(region) else {
             return Look::Intricate;
         };
-        let bits = (u64::MAX >> 64_u32.wrapping_sub(count).min(63)).wrapping_shl(offset);
         let words = cell.read(guard);
         let index = self.layout.find(words, key);
+        let bits = u64::MAX
+            .wrapping_shr(64_u32.wrapping_sub(count))
+            .wrapping_shl(offset);
         match self.layout.slot_at(words, index, key, bits) {
             None => Look::Healthy,
-            Some(Some(slot)) => Look::InSlot(slot, offset),
             Some(None) => Look::Intricate,
+            Some(Some(slot)) => {
+                let start = u64::from(slot.0).wrapping_shl(self.unit_shift);
+                let sector = self.geometry.data_start.wrapping_add(start);
+                Look::InSlot(slot, sector.wrapping_add(offset.into()))
+            }
         }
     }
 

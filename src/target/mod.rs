@@ -259,12 +259,11 @@ impl Remap {
         let guard = rcu::read_lock();
         match this.entries.look(sector, count, &guard) {
             Look::Healthy => bio.remap(&this.main, &this.main_offset, stamp),
-            Look::InSlot(slot, offset) => {
+            Look::InSlot(slot, sector) => {
                 // As long as the bio is in the section, the slot stays the unit's.
                 let section = this.sections.enter();
                 drop(guard);
                 counter.add(1);
-                let sector = this.geometry.slot_sector(slot).wrapping_add(offset.into());
                 let sector = this.store.sector(sector);
                 bio.remap_in(section, slot.0, this.store.spare(), sector, stamp)
             }
