@@ -2,8 +2,8 @@
 
 //! KUnit suites: the entries under RCU, and the engine as the kernel's compiler and libraries make it.
 
-use super::entries::Entries;
-use crate::dm;
+use super::entries::{Entries, Look};
+use crate::dm::{self, Queue};
 use crate::engine::{
     entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
@@ -14,7 +14,12 @@ use crate::engine::{
 };
 use kernel::{
     prelude::*,
-    sync::{rcu, Arc},
+    sync::{
+        atomic::{Atomic, Relaxed},
+        rcu, Arc,
+    },
+    time::{delay::fsleep, Delta, Instant, Monotonic},
+    workqueue::{impl_has_work, new_work, Work, WorkItem},
 };
 
 /// The entries in memory.
@@ -176,6 +181,227 @@ mod entries_tests {
         entries.load(&[], &[])?;
         assert!(first(&entries, 0, 1 << 23).is_none());
         assert_eq!(entries.counts().relocated, 0);
+        Ok(())
+    }
+}
+
+/// The entries under readers and updaters that run at the same time.
+///
+/// Every entry ever set follows from its unit and its slot, so that one made of two states, or of freed memory,
+/// is wrong. A third of the units, the fixed ones, has an entry all the time.
+#[kunit_tests(dm_remap_entries_stress)]
+mod stress_tests {
+    use super::*;
+
+    const UNITS: u64 = 192;
+    const FIXED: u64 = UNITS / 3;
+    /// Units so far from each other are in one region, which holds every fourth of ours.
+    const STEP: u64 = 1 << 13;
+    const ALL: u64 = 0xff;
+    /// With no entry, and losses that come and go.
+    const ELSEWHERE: Unit = Unit(5);
+
+    fn unit(number: u64) -> Unit {
+        Unit(number % 4 + number / 4 * STEP)
+    }
+
+    fn mask_in(slot: Slot) -> u64 {
+        (u64::from(slot.0) * 0x9d >> 3 | 1) & ALL
+    }
+
+    fn is_fixed(number: u64) -> bool {
+        number % 3 == 0
+    }
+
+    /// The entry of unit `number`. What its slot does not have is lost, if the number is even.
+    fn entry(number: u64, generation: u64) -> Entry {
+        let slot = Slot(((generation & 0xff) << 8 | number) as u32);
+        let mask = mask_in(slot);
+        let lost = if number % 2 == 0 { ALL & !mask } else { 0 };
+        Entry {
+            lost,
+            ..Entry::new(unit(number), slot, mask)
+        }
+    }
+
+    fn is_sound(found: &Entry) -> bool {
+        let slot = u64::from(found.slot.0);
+        let expected = entry(slot & 0xff, slot >> 8);
+        *found
+            == Entry {
+                held: found.held,
+                ..expected
+            }
+    }
+
+    struct Shared {
+        entries: Arc<Entries>,
+        stop: Atomic<bool>,
+        looks: Atomic<usize>,
+        changes: Atomic<usize>,
+        /// The number of the check that failed, 0: none.
+        wrong: Atomic<usize>,
+    }
+
+    /// Looks up, or changes, until it is stopped.
+    #[pin_data]
+    struct Worker {
+        shared: Arc<Shared>,
+        is_updater: bool,
+        seed: u64,
+        #[pin]
+        work: Work<Worker>,
+    }
+
+    impl_has_work! {
+        impl HasWork<Self> for Worker { self.work }
+    }
+
+    impl WorkItem for Worker {
+        type Pointer = Arc<Worker>;
+
+        fn run(this: Arc<Worker>) {
+            let shared = &this.shared;
+            let mut random = this.seed;
+            let mut rounds = 0_u32;
+            while !shared.stop.load(Relaxed) {
+                random = random
+                    .wrapping_mul(6364136223846793005)
+                    .wrapping_add(1442695040888963407);
+                if this.is_updater {
+                    shared.change(random >> 33);
+                } else if let Err(check) = shared.look(random >> 33) {
+                    shared.wrong.store(check, Relaxed);
+                }
+                rounds = rounds.wrapping_add(1);
+                if rounds % 1024 == 0 {
+                    fsleep(Delta::from_millis(1));
+                }
+            }
+        }
+    }
+
+    impl Shared {
+        /// One look-up of each kind; fails with the number of the check.
+        fn look(&self, random: u64) -> Result<(), usize> {
+            let check = |number: usize, holds: bool| if holds { Ok(()) } else { Err(number) };
+            let number = random % UNITS;
+            let (unit, fixed) = (unit(number), is_fixed(number));
+            let (sector, offset) = (unit.0 * 8, random >> 8 & 7);
+            let entries = &self.entries;
+
+            let found = entries.get(unit);
+            check(1, !fixed || found.is_some())?;
+            check(2, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
+            check(3, !fixed || !entries.is_healthy(sector, 8))?;
+            check(4, !fixed || !entries.is_on_main(usize::MAX, sector, 8))?;
+            check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
+
+            let guard = rcu::read_lock();
+            let found = entries.first(sector, 8, &guard);
+            check(6, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
+            check(7, !fixed || found.is_some())?;
+            match entries.look(sector + offset, 1, &guard) {
+                Look::Healthy => check(8, !fixed)?,
+                Look::InSlot(slot, at) => {
+                    check(
+                        9,
+                        u64::from(at) == offset && u64::from(slot.0) & 0xff == number,
+                    )?;
+                    check(10, mask_in(slot) >> offset & 1 != 0)?;
+                }
+                Look::Intricate => (),
+            }
+            drop(guard);
+
+            if random >> 16 & 15 == 0 {
+                let (mut last, mut seen, mut sound) = (None, 0, true);
+                entries.visit(Unit(0), |e| {
+                    sound &= last < Some(e.unit) && is_sound(&e);
+                    last = Some(e.unit);
+                    seen += u64::from(is_fixed(u64::from(e.slot.0) & 0xff));
+                    true
+                });
+                check(11, sound)?;
+                check(12, seen == FIXED)?;
+                let mut sound = true;
+                entries.visit_losses(|l| sound &= l.mask == ALL && u64::from(l.slot.0) == l.unit.0);
+                check(13, sound)?;
+            }
+            self.looks.fetch_add(1, Relaxed);
+            Ok(())
+        }
+
+        /// One change of some kind.
+        fn change(&self, random: u64) {
+            let (number, kind) = (random % UNITS, random >> 8 & 15);
+            let entry = entry(number, random >> 12);
+            match kind {
+                0 => self.entries.add_loss(loss(ELSEWHERE)),
+                1 => self.entries.forget_losses(ELSEWHERE),
+                2 => {
+                    self.entries.hold(&entry);
+                }
+                3 => self.entries.hold_to_restore(&entry),
+                4..9 if !is_fixed(number) => self.entries.set(entry.unit, None),
+                _ => self.entries.set(entry.unit, Some(&entry)),
+            }
+            self.changes.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn loss(unit: Unit) -> Loss {
+        Loss {
+            unit,
+            mask: ALL,
+            slot: Slot(unit.0 as u32),
+        }
+    }
+
+    #[test]
+    fn readers_beside_updaters_see_whole_entries_and_miss_none() -> Result {
+        let geometry = Geometry::plan(1 << 24, 1 << 20, 8, 2).map_err(|_| EINVAL)?;
+        let entries = Arc::pin_init(Entries::new(&geometry), GFP_KERNEL)?;
+        for number in 0..UNITS {
+            if number % 2 == 0 {
+                entries.add_loss(loss(unit(number)));
+            }
+            if is_fixed(number) {
+                entries.set(unit(number), Some(&entry(number, 0)));
+            }
+        }
+        let shared = Arc::new(
+            Shared {
+                entries,
+                stop: Atomic::new(false),
+                looks: Atomic::new(0),
+                changes: Atomic::new(0),
+                wrong: Atomic::new(0),
+            },
+            GFP_KERNEL,
+        )?;
+        let queue = Queue::new(c"dm_remap_stress", c"entries", 0)?;
+        for seed in 0..6 {
+            let shared = shared.clone();
+            let worker = pin_init!(Worker {
+                shared,
+                is_updater: seed % 3 == 0,
+                seed,
+                work <- new_work!("dm_remap::stress"),
+            });
+            let worker: Arc<Worker> = Arc::pin_init(worker, GFP_KERNEL)?;
+            let _ = queue.enqueue::<_, 0>(worker);
+        }
+        let start = Instant::<Monotonic>::now();
+        while start.elapsed().as_millis() < 2000 && shared.wrong.load(Relaxed) == 0 {
+            fsleep(Delta::from_millis(10));
+        }
+        shared.stop.store(true, Relaxed);
+        queue.drain();
+        let (looks, changes) = (shared.looks.load(Relaxed), shared.changes.load(Relaxed));
+        pr_info!("stress: {looks} rounds of look-ups, {changes} changes\n");
+        assert_eq!(shared.wrong.load(Relaxed), 0);
+        assert!(looks > 1000 && changes > 1000);
         Ok(())
     }
 }
