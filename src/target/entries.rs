@@ -234,14 +234,11 @@ impl Entries {
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
     /// as the version, is where reads will look for it. Any context.
     pub(super) fn is_on_main(&self, stamp: usize, sector: u64, count: u32) -> bool {
-        if stamp < self.restored.load(Acquire) {
-            return false;
-        }
         let (mut at, mut left) = (sector, count);
         let guard = rcu::read_lock();
         while left > 0 {
             let Some(entry) = self.first(at, left, &guard) else {
-                return true;
+                break;
             };
             let start = self.geometry.unit_start(entry.unit);
             let before = u32::try_from(start.saturating_sub(at))
@@ -256,7 +253,8 @@ impl Entries {
             at = at.wrapping_add(within.into());
             left = left.wrapping_sub(within);
         }
-        true
+        // Asked last: a restore sets this before it removes the entry, so who misses the entry sees this.
+        stamp >= self.restored.load(Acquire)
     }
 
     /// Whether a write of sectors of the unit at `sector` that went to `slot` is where reads will look
