@@ -42,6 +42,7 @@ use loom::{
     },
     thread,
 };
+use std::rc::Rc;
 
 /// What is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +130,7 @@ struct Entries {
     updater: Mutex<()>,
     rcu: Sections,
     // What the model needs of its own; loom is not to see these.
-    slices: std::sync::Mutex<Vec<std::sync::Arc<Slice>>>,
+    slices: std::sync::Mutex<Vec<Rc<Slice>>>,
     retired: std::sync::Mutex<Vec<usize>>,
 }
 
@@ -218,11 +219,8 @@ impl Entries {
             let entry = || self.get(cpu, unit);
             self.is_clear(unit) || entry().is_none_or(|e| !e.held && e.mask == 0)
         };
-        if self.bug == Bug::RestoredAskedFirst {
-            is_not_restored() && has_no_entry()
-        } else {
-            has_no_entry() && is_not_restored()
-        }
+        let early = (self.bug == Bug::RestoredAskedFirst).then(is_not_restored);
+        has_no_entry() && early.unwrap_or_else(is_not_restored)
     }
 
     fn is_in_slot(&self, cpu: usize, unit: Unit, slot: Slot) -> bool {
@@ -270,7 +268,7 @@ impl Entries {
             .as_ref()
             .map_or(&[][..], |p| &p[..self.layout.stride()]);
         let words = [before, packed, behind].concat();
-        let slice = std::sync::Arc::new(Slice {
+        let slice = Rc::new(Slice {
             words: UnsafeCell::new(Vec::new()),
             freed: UnsafeCell::new(false),
         });
@@ -396,10 +394,7 @@ impl Target {
         if entry.mask == 0 {
             return Way::Main;
         }
-        if self.bug == Bug::SectionTooLate {
-            drop(guard);
-            return Way::Slot(entry.slot, self.sections.enter(cpu));
-        }
+        let _guard = guard.filter(|_| self.bug != Bug::SectionTooLate);
         Way::Slot(entry.slot, self.sections.enter(cpu))
     }
 
@@ -642,7 +637,8 @@ fn each_broken_step_is_found() {
     const RACE: &str = "Causality violation";
     const LOST: &str = "an acknowledged write is not read";
     const HIT: &str = "a late write hit another unit's slot";
-    let bugs: [(Bug, fn(Bug), &str); 21] = [
+    type Scenario = fn(Bug);
+    let bugs: [(Bug, Scenario, &str); 21] = [
         (Bug::BitAfterVersion, look_up, MISSED),
         (Bug::BitAfterVersion, relocation, LOST),
         (Bug::VersionBeforeEntry, look_up, MISSED),
