@@ -28,7 +28,7 @@ const HEADER: usize = 24;
 /// How many look-ups one iteration makes.
 const PROBES: usize = 1024;
 
-/// A generator that repeats itself: xorshift.
+/// A generator that gives the same in each run: xorshift.
 struct Random(u64);
 
 impl Random {
@@ -377,19 +377,15 @@ struct Case {
 impl Case {
     fn new(count: usize, kind: &'static str) -> Self {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ count as u64);
+        // Somewhere in each of so many equal parts of the disk.
         let run = if kind == "random" { 1 } else { RUN };
-        let mut units = Vec::with_capacity(count + count / 4);
-        while units.len() < count {
-            while units.len() < count {
-                let start = random.next() % (UNITS / RUN) * RUN
-                    + if run == 1 { random.next() % RUN } else { 0 };
-                units.extend(start..start + run);
-            }
-            units.truncate(count.next_multiple_of(run as usize));
-            units.sort_unstable();
-            units.dedup();
-        }
-        units.truncate(count);
+        let part = UNITS * run / count as u64;
+        let starts =
+            (0..(count as u64).div_ceil(run)).map(|n| n * part + random.next() % (part - run + 1));
+        let units: Vec<u64> = starts
+            .flat_map(|start| start..start + run)
+            .take(count)
+            .collect();
         // Slots as they were given out over time: in no order of units. 5 % are free.
         let spare = (count as u64 + count as u64 / 20 + 64) * 8 + 8 * 2 * (2 + count as u64 / 100);
         let geometry = Geometry::plan(UNITS * 8, spare, 8, 2).unwrap();
