@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module tools demo test test-host test-vm soak fuzz lint install install-tools rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm bench soak fuzz lint install install-tools rust-analyzer clean
 
 all: module
 
@@ -46,6 +46,11 @@ test-host:
 # T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs.
 test-vm:
 	@scripts/test vm $(T)
+
+# What I/O and entries cost in instructions: build/bench.json, build/hot-path.svg and a table, in 7 minutes.
+# BASELINE=1: instead makes tests/bench/baseline.json anew, which `make test` compares with, in 1 minute.
+bench:
+	@scripts/bench $(if $(BASELINE),baseline)
 
 # CUTS=n: so many times the machine is killed at a random moment (default 100, 40 minutes under emulation).
 soak:

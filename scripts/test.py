@@ -3,7 +3,7 @@
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
     # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
-    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s)
+    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s); paths are relative to the project
     # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
@@ -122,7 +122,7 @@ def scenario(script, kernel):
             for _ in range(2):
                 run = subprocess.run(
                     [ROOT / "scripts/vm", *options, str(script), *args],
-                    env={**os.environ, "VM_LOG": str(console)},
+                    cwd=ROOT, env={**os.environ, "VM_LOG": str(console)},
                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                     text=True, errors="replace", check=False,
                 )

@@ -1,0 +1,334 @@
+#!/usr/bin/env python3
+"""What a bio, an entry and an activation cost, in instructions: runs in the machine of `scripts/vm --icount`, whose clock
+counts them (one instruction = 1 ns). `machine.py full FILE` for `make bench`, `machine.py short FILE` for
+tests/vm/hot-path.sh; FILE gets the figures.
+
+All devices lie on one null_blk disk of 272 GiB that keeps no data. Entries are in its first 256 GiB and only on odd units
+of 8 sectors, so a healthy bio is one to an even unit, or one in the last 16 GiB.
+"""
+
+import json
+import os
+import platform
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, "/host")
+import dm  # noqa: E402  # tests/vm/dm.py
+
+UNIT = 8  # sectors
+MAIN = 272 << 21  # sectors
+POPULATED = 1 << 26  # units
+# Units that get their data moved to the spare: 4 MiB behind the populated part.
+MOVED, MOVED_AT = 1024, (POPULATED + 4096) * UNIT
+CLUSTER = 64  # entries
+
+TRACING = Path("/sys/kernel/tracing")
+
+
+def log(text):
+    print(f"# {time.monotonic():7.1f} s  {text}", flush=True)
+
+
+def run(*command, **more):
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, **more).stdout
+
+
+def put(path, text):
+    Path(path).write_text(str(text), encoding="utf-8")
+
+
+# --- Disks and devices
+
+
+def disk(name, mib, **attributes):
+    """A null_blk disk that completes in the caller's context."""
+    base = Path("/sys/kernel/config/nullb") / name
+    base.mkdir()
+    for key, value in {"size": mib, "blocksize": 512, "queue_mode": 2, "irqmode": 0, **attributes, "power": 1}.items():
+        put(base / key, value)
+
+
+def entries(count, kind):
+    """The odd units that `count` entries are for: anywhere, or in runs of CLUSTER."""
+    chance = random.Random(count)
+    bits = POPULATED.bit_length() - 2
+    length = 1 if kind == "random" else CLUSTER
+    odd = set()
+    while len(odd) < count:
+        start = chance.getrandbits(bits)
+        if length == 1:
+            odd.add(start)
+        else:
+            odd.update(range(start, min(start + length, 1 << bits, start + count - len(odd))))
+    return sorted(2 * n + 1 for n in odd)
+
+
+def linear_segments(count):
+    """The table that sends count / 2 random units to another disk and the moved units, too."""
+    at, slot, lines = 0, MOVED, []
+    for unit in entries(count // 2, "random"):
+        lines.append(f"{at} {unit * UNIT - at} linear /dev/main {at}")
+        lines.append(f"{unit * UNIT} {UNIT} linear /dev/peer {slot * UNIT}")
+        at, slot = (unit + 1) * UNIT, slot + 1
+    lines.append(f"{at} {MOVED_AT - at} linear /dev/main {at}")
+    lines.append(f"{MOVED_AT} {MOVED * UNIT} linear /dev/peer 0")
+    at = MOVED_AT + MOVED * UNIT
+    lines.append(f"{at} {MAIN - at} linear /dev/main {at}")
+    return "\n".join(lines)
+
+
+def memory():
+    """KiB that the kernel uses for itself, and KiB that are neither free nor in the lists of free pages of the CPU."""
+    os.sync()
+    put("/proc/sys/vm/drop_caches", 3)
+    time.sleep(0.5)  # what is freed after a grace period
+    for cache in Path("/sys/kernel/slab").iterdir():
+        put(cache / "shrink", 1)
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
+    kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    zones = Path("/proc/zoneinfo").read_text(encoding="utf-8")
+    listed = 4 * sum(int(n) for n in re.findall(r"^ +count: +(\d+)", zones, re.M))
+    return kib["Slab"] + kib["VmallocUsed"] + kib["Percpu"], kib["MemTotal"] - kib["MemFree"] - listed
+
+
+def busy():
+    """Instructions that tasks have executed so far, without the idle one."""
+    time.sleep(1e-6)  # they are added up when a task stops to run
+    stat = Path("/proc/schedstat").read_text(encoding="utf-8")
+    return int(re.search(r"^cpu0 (.*)", stat, re.M)[1].split()[6])
+
+
+def instructions(action, *args):
+    start = busy()
+    action(*args)
+    return busy() - start
+
+
+class Remap:
+    """A remap device, and the entries it began with."""
+
+    def __init__(self, name, count, kind, spare_mib):
+        self.name, self.count, self.kind = name, count, kind
+        spare = f"spare-{name}"
+        disk(spare, spare_mib, memory_backed=1)
+        run("dmremap", "format", f"/dev/{spare}", "--main", "/dev/main", "--yes")
+        self.units = entries(count, kind)
+        if count:
+            put("/run/bad", "".join(f"{unit * UNIT}\n" for unit in self.units))
+            run("dmremap", "import", f"/dev/{spare}", "/run/bad", "--format", "sectors")
+            os.unlink("/run/bad")
+        before = memory()
+        run("dmsetup", "create", name, "--notable")
+        dm.load(name, f"0 {MAIN} remap /dev/main 0 /dev/{spare} 0 1 no_format")
+        self.activation = instructions(dm.resume, name)
+        after = memory()
+        run("dmsetup", "mknodes", name)
+        self.kernel_kib, self.used_kib = (b - a for a, b in zip(before, after))
+        relocated, pending = dm.status(name)[4:6]
+        assert (relocated, pending) == ("0", str(count)), dm.status(name)
+
+    def region(self):
+        """The first sector of an aligned 8 MiB that have entries, if there are any."""
+        unit = self.units[len(self.units) // 2] if self.units else 0
+        return unit * UNIT >> 14 << 14
+
+
+# --- Loads
+
+LOADS = {
+    # name: (options, what devices: "all", those with a memory-backed part ("moved"), remap and linear ("remap"))
+    "psync read": ("rw=randread ioengine=psync bs=4k ba=8k size=256g", "all"),
+    "psync write": ("rw=randwrite ioengine=psync bs=4k ba=8k size=256g", "all"),
+    "io_uring read": ("rw=randread ioengine=io_uring iodepth=32 bs=4k ba=8k size=256g", "all"),
+    "io_uring write": ("rw=randwrite ioengine=io_uring iodepth=32 bs=4k ba=8k size=256g", "all"),
+    "psync read beside entries": ("rw=randread ioengine=psync bs=4k ba=8k size=8m", "beside"),
+    "psync read anywhere": ("rw=randread ioengine=psync bs=4k size=256g", "all"),
+    "1 MiB read": ("rw=read ioengine=psync bs=1m offset=257g size=15g", "all"),
+    "1 MiB write": ("rw=write ioengine=psync bs=1m offset=257g size=15g", "all"),
+    "1 MiB read anywhere": ("rw=read ioengine=psync bs=1m size=255g", "all"),
+    "psync read redirected": ("rw=randread ioengine=psync bs=4k size=4m", "moved"),
+    "psync write redirected": ("rw=randwrite ioengine=psync bs=4k size=4m", "moved"),
+    "io_uring read redirected": ("rw=randread ioengine=io_uring iodepth=32 bs=4k size=4m", "moved"),
+    "io_uring write redirected": ("rw=randwrite ioengine=io_uring iodepth=32 bs=4k size=4m", "moved"),
+}
+
+
+def fio(options, devices, ms):
+    """Instructions per I/O for each (name, path, first sector): one run after the other. By the clock, because fio gives
+    its time in ms only, but ends within one I/O of the time it was given."""
+    jobs = ["[global]", "direct=1", "thread=1", "norandommap=1", "time_based=1", "stonewall=1", "disk_util=0",
+            "disable_lat=1", "disable_clat=1", "disable_slat=1", "clocksource=clock_gettime", *options.split()]
+    # The first job of a process is a little dearer than the others.
+    for name, path, sector in [("-", *devices[0][1:]), *devices]:
+        jobs += [f"[{name}]", f"filename={path}", f"runtime={ms if name != '-' else 20}ms"]
+        if sector:
+            jobs.append(f"offset={sector * 512}")
+    put("/run/jobs", "\n".join(jobs))
+    run("fio", "--output-format=json", "--output=/run/fio", "/run/jobs")
+    result = {}
+    for job in json.loads(Path("/run/fio").read_text(encoding="utf-8"))["jobs"][1:]:
+        assert job["error"] == 0, job
+        result[job["jobname"]] = ms * 1e6 / (job["read"]["total_ios"] + job["write"]["total_ios"])
+    return result
+
+
+def measure(rows, load, devices, ms, rounds):
+    """Adds to rows[load][device] what the rounds gave; what else runs can only add to it, so the lowest counts."""
+    options = LOADS[load][0]
+    figures = [fio(options, devices, ms) for _ in range(rounds)]
+    linear = min(f["dm-linear"] for f in figures)
+    rows[load] = {}
+    for name in figures[0]:
+        least = min(f[name] for f in figures)
+        rows[load][name] = {"rounds": [round(f[name], 1) for f in figures],
+                            "above_linear": round(least - linear, 1), "ratio": round(least / linear, 5)}
+    log(f"{load}: dm-linear {linear:.1f}, "
+        + ", ".join(f"{n} {v['above_linear']:+.0f}" for n, v in rows[load].items() if n != "dm-linear"))
+
+
+# --- What one entry more costs
+
+
+def allocated(action):
+    """Bytes that the module has allocated by kmalloc while `action` ran, its bios not among them, and how often."""
+    event = TRACING / "events/kmem/kmalloc/trigger"
+    put(event, "hist:keys=common_stacktrace:vals=bytes_alloc:size=4096")
+    try:
+        action()
+        text = (TRACING / "events/kmem/kmalloc/hist").read_text(encoding="utf-8")
+    finally:
+        put(event, "!hist:keys=common_stacktrace:vals=bytes_alloc:size=4096")
+    size = hits = 0
+    for stack, times, total in re.findall(r"\{ common_stacktrace:(.*?)\} hitcount: +(\d+) +bytes_alloc: +(\d+)", text, re.S):
+        ours = stack.find("[dm_remap]")
+        if ours >= 0 and "bio" not in stack[:ours]:
+            size, hits = size + int(total), hits + int(times)
+    return size, hits
+
+
+def adding(remap, times):
+    """Instructions and bytes for one `remap` message of a healthy unit, far from each other and in one place."""
+    chance = random.Random(7)
+    base = remap.units[len(remap.units) // 2] + 1 if remap.units else 2 * chance.getrandbits(25)
+    places = {
+        "scattered": [2 * chance.getrandbits(25) for _ in range(2 * times)],
+        "together": [base + 2 * n for n in range(2 * times)],
+    }
+    result = {}
+    for name, units in places.items():
+        one = [instructions(dm.message, remap.name, f"remap {unit * UNIT}") for unit in units[:times]]
+        one.sort()
+        size, hits = allocated(lambda u=units: [dm.message(remap.name, f"remap {unit * UNIT}") for unit in u[times:]])
+        result[name] = {"instructions": round(sum(one) / times), "median": one[times // 2], "most": one[-1],
+                        "bytes": round(size / times), "allocations": round(hits / times, 2)}
+    return result
+
+
+# --- The two versions
+
+
+def quiet():
+    """Ends what else runs now and then: it would be counted with the I/O."""
+    put("/proc/sys/vm/stat_interval", 3600)
+    put("/proc/sys/kernel/printk", 3)
+    damon = Path("/sys/module/damon_stat/parameters/enabled")
+    if damon.exists():
+        put(damon, "N")
+    time.sleep(3)
+
+
+def main():
+    full = sys.argv[1] == "full"
+    run("modprobe", "null_blk", "nr_devices=0")
+    run("modprobe", "dm-remap")
+    run("mount", "-t", "tracefs", "tracefs", TRACING)
+    quiet()
+    disk("main", MAIN >> 11, memory_backed=0)
+    # What the kernel makes of an I/O to the spare depends on the highest page there is: all spares are of one size.
+    spare_mib = 4400 if full else 160
+    disk("peer", spare_mib, memory_backed=1)
+    run("dd", "if=/dev/zero", "of=/dev/peer", "bs=1M", "count=4", "oflag=direct", "status=none")
+    run("dd", "if=/dev/zero", "of=/dev/peer", "bs=1M", "count=1", f"seek={spare_mib - 1}", "oflag=direct", "status=none")
+
+    def device(name, table):
+        run("dmsetup", "create", name, input=table)
+        return name, f"/dev/mapper/{name}", 0
+
+    peers = [("raw", "/dev/main", 0)] if full else []
+    peers.append(device("dm-linear", f"0 {MAIN} linear /dev/main 0"))
+    device("spare", f"0 {MOVED * UNIT} linear /dev/peer 0")
+    moved = [("dm-linear", "/dev/mapper/spare", 0)]
+    if full:
+        run("modprobe", "dm-flakey")
+        peers.append(device("dm-flakey", f"0 {MAIN} flakey /dev/main 0 3600 0"))
+        for exponent in (3, 4, 5):
+            name, path, _ = device(f"dm-linear-1e{exponent}", linear_segments(10 ** exponent))
+            peers.append((name, path, 0))
+            moved.append((name, path, MOVED_AT))
+            log(f"{name} is there")
+    wanted = [(0, "random")]
+    wanted += [(10 ** e, kind) for e in (3, 5, 6) for kind in ("random", "clustered")] if full else [(4000, "random")]
+    remaps = []
+    for count, kind in wanted:
+        name = "remap-0" if not count else f"remap-{count:.0e}-{kind}".replace("+0", "")
+        remaps.append(Remap(name, count, kind, spare_mib))
+        log(f"{name} is there: {vars(remaps[-1])['activation']} instructions, {remaps[-1].kernel_kib} KiB,"
+            f" {remaps[-1].used_kib} KiB")
+    every = peers + [(r.name, f"/dev/mapper/{r.name}", 0) for r in remaps]
+    linear = peers[1 if full else 0]
+
+    ms, rounds = (300, 2) if full else (100, 3)
+    rows = {}
+    warm = [linear, every[-1]]
+    for load, (options, _) in LOADS.items():
+        if "redirected" not in load:
+            fio(options, warm, 20)
+    for load, (_, which) in LOADS.items():
+        if which == "all" and (full or load.startswith(("psync", "io_uring")) and "anywhere" not in load):
+            measure(rows, load, every, ms, rounds)
+        elif which == "beside":
+            measure(rows, load, [linear] + [(r.name, f"/dev/mapper/{r.name}", r.region()) for r in remaps], ms,
+                    rounds)
+
+    for remap in remaps:
+        run("dmsetup", "message", remap.name, "0", "remap", str(MOVED_AT), str(MOVED * UNIT))
+        moved.append((remap.name, f"/dev/mapper/{remap.name}", MOVED_AT))
+    for load, (options, which) in LOADS.items():
+        if which == "moved":
+            fio(options, moved[:1] + moved[-1:], 20)
+            measure(rows, load, moved, ms, rounds)
+
+    result = {
+        "environment": {
+            "kernel": platform.release(),
+            "fio": run("fio", "--version").strip(),
+            "main": "null_blk queue_mode=2 irqmode=0, 272 GiB, no data kept",
+            "spare": f"null_blk queue_mode=2 irqmode=0, {spare_mib} MiB in memory",
+            "run_ms": ms,
+        },
+        "instructions_per_io": rows,
+    }
+    if full:
+        empty = remaps[0]
+        result["activation"] = {r.name: {
+            "entries": r.count, "instructions": r.activation,
+            "per_entry": round((r.activation - empty.activation) / max(r.count, 1)),
+        } for r in remaps}
+        result["memory"] = {r.name: {
+            "entries": r.count, "kernel_kib": r.kernel_kib, "used_kib": r.used_kib,
+            "bytes_per_entry": round((r.kernel_kib - empty.kernel_kib) * 1024 / max(r.count, 1), 1),
+        } for r in remaps}
+        result["adding"] = {}
+        for remap in remaps:
+            result["adding"][remap.name] = {"present": remap.count + MOVED, **adding(remap, 32)}
+            log(f"{remap.name} and one more: {result['adding'][remap.name]}")
+    put(sys.argv[2], json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
