@@ -161,17 +161,19 @@ LOADS = {
 def fio(options, devices, ms):
     """Instructions per I/O for each (name, path, first sector): one run after the other. By the clock, because fio gives
     its time in ms only, but ends within one I/O of the time it was given."""
-    jobs = ["[global]", "direct=1", "thread=1", "norandommap=1", "time_based=1", "stonewall=1", "disk_util=0",
+    jobs = ["[global]", "direct=1", "thread=1", "norandommap=1", "time_based=1", "ramp_time=10ms", "stonewall=1", "disk_util=0",
             "disable_lat=1", "disable_clat=1", "disable_slat=1", "clocksource=clock_gettime", *options.split()]
-    # The first job of a process is a little dearer than the others.
-    for name, path, sector in [("-", *devices[0][1:]), *devices]:
+    # The first and the last job of a process are not like the others: the one warms up, and during the other fio looks
+    # more often whether it is done.
+    idle = ("-", *devices[0][1:])
+    for name, path, sector in [idle, *devices, idle]:
         jobs += [f"[{name}]", f"filename={path}", f"runtime={ms if name != '-' else 20}ms"]
         if sector:
             jobs.append(f"offset={sector * 512}")
     put("/run/jobs", "\n".join(jobs))
     run("fio", "--output-format=json", "--output=/run/fio", "/run/jobs")
     result = {}
-    for job in json.loads(Path("/run/fio").read_text(encoding="utf-8"))["jobs"][1:]:
+    for job in json.loads(Path("/run/fio").read_text(encoding="utf-8"))["jobs"][1:-1]:
         assert job["error"] == 0, job
         result[job["jobname"]] = ms * 1e6 / (job["read"]["total_ios"] + job["write"]["total_ios"])
     return result
@@ -282,7 +284,7 @@ def main():
     every = peers + [(r.name, f"/dev/mapper/{r.name}", 0) for r in remaps]
     linear = peers[1 if full else 0]
 
-    ms, rounds = (300, 2) if full else (100, 3)
+    ms, rounds = (200, 2) if full else (100, 3)
     rows = {}
     warm = [linear, every[-1]]
     for load, (options, _) in LOADS.items():
