@@ -4,10 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-# Boots of the same module differ by less than 4 instructions in each figure, of which 2 are one I/O more or less in 100 ms.
-TOLERANCE = 8
-# DESIGN.md, section 6.
-HEALTHY, REDIRECTED = 60, 150
+# What DESIGN.md promises in section 6; and twice what boots of one module were seen to differ by (one I/O more or less in
+# 100 ms is 1 to 3 instructions; what redirected bios cost depends a little on which pages the spare's data got).
+HEALTHY, REDIRECTED = (60, 5), (150, 20)
 
 
 def main():
@@ -20,14 +19,14 @@ def main():
     print(f"KTAP version 1\n1..{len(rows)}")
     for number, (load, device) in enumerate(rows, 1):
         before, now = (f["instructions_per_io"][load][device]["above_linear"] for f in (old, new))
-        promise = REDIRECTED if "redirected" in load else HEALTHY
-        limit = before + TOLERANCE
+        promise, tolerance = REDIRECTED if "redirected" in load else HEALTHY
+        limit = before + tolerance
         if before <= promise:
             limit = min(limit, promise)
         verdict = "ok" if now <= limit else "not ok"
         print(f"{verdict} {number} - {load}, {device}: at most dm-linear + {limit:.1f} instructions")
         print(f"# dm-linear + {now}; baseline + {before}" + ("" if before <= promise else f"; promised + {promise}"))
-        if now < before - TOLERANCE:
+        if now < before - tolerance:
             print("# cheaper than the baseline: time for a new one (make bench BASELINE=1)")
 
 

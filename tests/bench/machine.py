@@ -104,9 +104,11 @@ def busy():
 
 
 def instructions(action, *args):
-    start = busy()
+    """What `action` takes, without what it takes to find out."""
+    times = [busy(), busy()]
     action(*args)
-    return busy() - start
+    times.append(busy())
+    return times[2] - 2 * times[1] + times[0]
 
 
 class Remap:
@@ -141,7 +143,7 @@ class Remap:
 # --- Loads
 
 LOADS = {
-    # name: (options, what devices: "all", those with a memory-backed part ("moved"), remap and linear ("remap"))
+    # name: (options, devices: all; dm-linear and remap, where there are entries; those of which a part is on a spare)
     "psync read": ("rw=randread ioengine=psync bs=4k ba=8k size=256g", "all"),
     "psync write": ("rw=randwrite ioengine=psync bs=4k ba=8k size=256g", "all"),
     "io_uring read": ("rw=randread ioengine=io_uring iodepth=32 bs=4k ba=8k size=256g", "all"),
@@ -158,37 +160,37 @@ LOADS = {
 }
 
 
-def fio(options, devices, ms):
-    """Instructions per I/O for each (name, path, first sector): one run after the other. By the clock, because fio gives
-    its time in ms only, but ends within one I/O of the time it was given."""
-    jobs = ["[global]", "direct=1", "thread=1", "norandommap=1", "time_based=1", "ramp_time=10ms", "stonewall=1", "disk_util=0",
-            "disable_lat=1", "disable_clat=1", "disable_slat=1", "clocksource=clock_gettime", *options.split()]
+def fio(options, devices, ms, rounds):
+    """Instructions per I/O in each round for each (name, path, first sector), one device after the other. By the clock:
+    fio gives its time in ms only, but ends within one I/O of the time it was given."""
+    jobs = ["[global]", "direct=1", "thread=1", "norandommap=1", "time_based=1", "ramp_time=10ms", "stonewall=1",
+            "disk_util=0", "disable_lat=1", "disable_clat=1", "disable_slat=1", "clocksource=clock_gettime",
+            *options.split()]
     # The first and the last job of a process are not like the others: the one warms up, and during the other fio looks
     # more often whether it is done.
     idle = ("-", *devices[0][1:])
-    for name, path, sector in [idle, *devices, idle]:
+    for name, path, sector in [idle, *devices * rounds, idle]:
         jobs += [f"[{name}]", f"filename={path}", f"runtime={ms if name != '-' else 20}ms"]
         if sector:
             jobs.append(f"offset={sector * 512}")
     put("/run/jobs", "\n".join(jobs))
     run("fio", "--output-format=json", "--output=/run/fio", "/run/jobs")
-    result = {}
+    result = {name: [] for name, *_ in devices}
     for job in json.loads(Path("/run/fio").read_text(encoding="utf-8"))["jobs"][1:-1]:
         assert job["error"] == 0, job
-        result[job["jobname"]] = ms * 1e6 / (job["read"]["total_ios"] + job["write"]["total_ios"])
+        result[job["jobname"]].append(ms * 1e6 / (job["read"]["total_ios"] + job["write"]["total_ios"]))
     return result
 
 
 def measure(rows, load, devices, ms, rounds):
     """Adds to rows[load][device] what the rounds gave; what else runs can only add to it, so the lowest counts."""
-    options = LOADS[load][0]
-    figures = [fio(options, devices, ms) for _ in range(rounds)]
-    linear = min(f["dm-linear"] for f in figures)
-    rows[load] = {}
-    for name in figures[0]:
-        least = min(f[name] for f in figures)
-        rows[load][name] = {"rounds": [round(f[name], 1) for f in figures],
-                            "above_linear": round(least - linear, 1), "ratio": round(least / linear, 5)}
+    figures = fio(LOADS[load][0], devices, ms, rounds)
+    linear = min(figures["dm-linear"])
+    rows[load] = {name: {
+        "rounds": [round(f, 1) for f in values],
+        "above_linear": round(min(values) - linear, 1),
+        "ratio": round(min(values) / linear, 5),
+    } for name, values in figures.items()}
     log(f"{load}: dm-linear {linear:.1f}, "
         + ", ".join(f"{n} {v['above_linear']:+.0f}" for n, v in rows[load].items() if n != "dm-linear"))
 
@@ -206,7 +208,8 @@ def allocated(action):
     finally:
         put(event, "!hist:keys=common_stacktrace:vals=bytes_alloc:size=4096")
     size = hits = 0
-    for stack, times, total in re.findall(r"\{ common_stacktrace:(.*?)\} hitcount: +(\d+) +bytes_alloc: +(\d+)", text, re.S):
+    one = re.compile(r"\{ common_stacktrace:(.*?)\} hitcount: +(\d+) +bytes_alloc: +(\d+)", re.S)
+    for stack, times, total in one.findall(text):
         ours = stack.find("[dm_remap]")
         if ours >= 0 and "bio" not in stack[:ours]:
             size, hits = size + int(total), hits + int(times)
@@ -214,7 +217,8 @@ def allocated(action):
 
 
 def adding(remap, times):
-    """Instructions and bytes for one `remap` message of a healthy unit, far from each other and in one place."""
+    """For one `remap` message of a healthy unit, at places far apart and at one place: the median of instructions and the
+    most, and the bytes allocated."""
     chance = random.Random(7)
     base = remap.units[len(remap.units) // 2] + 1 if remap.units else 2 * chance.getrandbits(25)
     places = {
@@ -226,7 +230,7 @@ def adding(remap, times):
         one = [instructions(dm.message, remap.name, f"remap {unit * UNIT}") for unit in units[:times]]
         one.sort()
         size, hits = allocated(lambda u=units: [dm.message(remap.name, f"remap {unit * UNIT}") for unit in u[times:]])
-        result[name] = {"instructions": round(sum(one) / times), "median": one[times // 2], "most": one[-1],
+        result[name] = {"instructions": one[times // 2], "most": one[-1],
                         "bytes": round(size / times), "allocations": round(hits / times, 2)}
     return result
 
@@ -273,36 +277,33 @@ def main():
             peers.append((name, path, 0))
             moved.append((name, path, MOVED_AT))
             log(f"{name} is there")
+    # What the first device takes, others do not.
+    Remap("first", 0, "random", 64)
+    run("dmsetup", "remove", "first")
     wanted = [(0, "random")]
     wanted += [(10 ** e, kind) for e in (3, 5, 6) for kind in ("random", "clustered")] if full else [(4000, "random")]
     remaps = []
     for count, kind in wanted:
         name = "remap-0" if not count else f"remap-{count:.0e}-{kind}".replace("+0", "")
         remaps.append(Remap(name, count, kind, spare_mib))
-        log(f"{name} is there: {vars(remaps[-1])['activation']} instructions, {remaps[-1].kernel_kib} KiB,"
-            f" {remaps[-1].used_kib} KiB")
+        last = remaps[-1]
+        log(f"{name} is there: {last.activation:,} instructions, {last.kernel_kib:,} KiB, {last.used_kib:,} KiB")
     every = peers + [(r.name, f"/dev/mapper/{r.name}", 0) for r in remaps]
     linear = peers[1 if full else 0]
 
     ms, rounds = (200, 2) if full else (100, 3)
     rows = {}
-    warm = [linear, every[-1]]
-    for load, (options, _) in LOADS.items():
-        if "redirected" not in load:
-            fio(options, warm, 20)
     for load, (_, which) in LOADS.items():
         if which == "all" and (full or load.startswith(("psync", "io_uring")) and "anywhere" not in load):
             measure(rows, load, every, ms, rounds)
         elif which == "beside":
-            measure(rows, load, [linear] + [(r.name, f"/dev/mapper/{r.name}", r.region()) for r in remaps], ms,
-                    rounds)
+            measure(rows, load, [linear, *((r.name, f"/dev/mapper/{r.name}", r.region()) for r in remaps)], ms, rounds)
 
     for remap in remaps:
         run("dmsetup", "message", remap.name, "0", "remap", str(MOVED_AT), str(MOVED * UNIT))
         moved.append((remap.name, f"/dev/mapper/{remap.name}", MOVED_AT))
-    for load, (options, which) in LOADS.items():
+    for load, (_, which) in LOADS.items():
         if which == "moved":
-            fio(options, moved[:1] + moved[-1:], 20)
             measure(rows, load, moved, ms, rounds)
 
     result = {

@@ -85,7 +85,7 @@ def message(name, text):
     """What the message's result is."""
     data = struct.pack("=Q", 0) + text.encode() + b"\0"
     _, flags, result = _ioctl(_MESSAGE, name, 0, data, 0, 1 << 16)
-    return result.split(b"\0")[0].decode() if flags & _DATA_OUT else ""
+    return result.split(b"\0", 1)[0].decode() if flags & _DATA_OUT else ""
 
 
 def status(name):
