@@ -57,10 +57,9 @@ with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160."""
         ])
     print("""Activation: instructions in all, and for each entry what it takes above that of no entries. Memory: KiB of slab,
 vmalloc and per-CPU data; KiB less free; bytes of the former for each entry above that of no entries. One `remap` message
-more, for units far apart and for every other unit in one place: instructions, and bytes that the module allocates by
-kmalloc, those among them that it frees again.""")
-    head = ["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "one more", "bytes", "in one place", "bytes"]
-    table(head, rows)
+more, for units far apart and for every other unit in one place: instructions above those of a `query`, and bytes that
+the module allocates by kmalloc, those among them that it frees again.""")
+    table(["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "one more", "bytes", "in one", "bytes"], rows)
 
 
 def promises(figures):
