@@ -59,7 +59,7 @@ with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160."""
 vmalloc and per-CPU data; KiB less free; bytes of the former for each entry above that of no entries. One `remap` message
 more, for units far apart and for every other unit in one place: instructions above those of a `query`, and bytes that
 the module allocates by kmalloc, those among them that it frees again.""")
-    table(["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "one more", "bytes", "in one", "bytes"], rows)
+    table(["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "apart", "bytes", "in one", "bytes"], rows)
 
 
 def promises(figures):
