@@ -52,11 +52,11 @@ with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160."""
         count, activation, adding = memory["entries"], figures["activation"][device], figures["adding"][device]
         rows.append([
             device, f"{activation['instructions'] / 1e6:,.0f} M", f"{activation['per_entry']:,}" if count else "",
-            f"{memory['kernel_kib']:,}", f"{memory['used_kib']:,}", f"{memory['bytes_per_entry']:.1f}" if count else "",
+            f"{memory['kernel_kib']:,}", f"{memory['used_kib']:,}", f"{memory['bytes_per_entry'] or ''}",
             *(f"{adding[place][what]:,}" for place in ("scattered", "together") for what in ("instructions", "bytes")),
         ])
     print("""Activation: instructions in all, and for each entry what it takes above that of no entries. Memory: KiB of slab,
-vmalloc and per-CPU data; KiB less free; bytes of the former for each entry above that of no entries. One `remap` message
+vmalloc and per-CPU data; KiB less free, both exact to 100; bytes for each entry above no entries. One `remap` message
 more, for units far apart and for every other unit in one place: instructions above those of a `query`, and bytes that
 the module allocates by kmalloc, those among them that it frees again.""")
     table(["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "apart", "bytes", "in one", "bytes"], rows)
