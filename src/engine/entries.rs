@@ -17,7 +17,7 @@ use super::{geometry::Geometry, Slot, Unit};
 /// Entries a region, at most, if all slots are in use and evenly spread.
 const ENTRIES_PER_REGION: u64 = 16;
 /// Bits of the filter for each slot, at least: with all slots in use one group in so many has its bit set.
-const BITS_PER_SLOT: u64 = 16;
+const BITS_PER_SLOT: u64 = 32;
 /// The largest group: 2^6 units.
 const MAX_GROUP_SHIFT: u32 = 6;
 
@@ -460,7 +460,7 @@ mod tests {
             // What DESIGN.md allows, slices and their rounding apart.
             let fixed = layout.groups() / 8 + layout.regions() as u64 * 8;
             prop_assert!(fixed <= g.units() / 8 + g.slots_total + 64);
-            prop_assert!(fixed <= 5 * g.slots_total.min(g.units()) + g.units() / 512 + 64);
+            prop_assert!(fixed <= 9 * g.slots_total.min(g.units()) + g.units() / 512 + 64);
             prop_assert_eq!(layout.stride(), if g.unit_sectors > 16 { 2 } else { 1 });
         }
 
