@@ -396,9 +396,9 @@ impl Case {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ count as u64);
         // Somewhere in each of so many equal parts of the disk.
         let run = if kind == "random" { 1 } else { RUN };
-        let part = UNITS * run / count as u64;
-        let starts =
-            (0..(count as u64).div_ceil(run)).map(|n| n * part + random.next() % (part - run + 1));
+        let runs = (count as u64).div_ceil(run);
+        let part = UNITS / runs;
+        let starts = (0..runs).map(|n| n * part + random.next() % (part - run + 1));
         let units: Vec<u64> = starts
             .flat_map(|start| start..start + run)
             .take(count)
