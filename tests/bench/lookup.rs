@@ -347,18 +347,26 @@ impl Table for Filtered {
             .slot_at(words, self.layout.find(words, key), key, 0)?
     }
     fn first(&self, from: Unit, to: Unit) -> Option<Unit> {
-        (self.layout.group_of(from)..=self.layout.group_of(to)).find_map(|group| {
-            if self.is_clear(group) {
-                return None;
+        // By words, as `Bits::first_set` in src/dm/rcu.rs.
+        let (mut group, end) = (self.layout.group_of(from), self.layout.group_of(to));
+        while group <= end {
+            let word = self.filter[(group >> 6) as usize] >> (group & 63);
+            if word == 0 {
+                group = (group | 63) + 1;
+                continue;
             }
+            group += u64::from(word.trailing_zeros());
             let (first, last) = self.layout.units_of(group);
             let (region, key) = self.layout.place(first.max(from));
             let words = &self.regions[region];
-            let found = self
-                .layout
-                .entry(region, words, self.layout.find(words, key), || &[])?;
-            (found.unit <= last.min(to)).then_some(found.unit)
-        })
+            let at = self.layout.find(words, key);
+            let found = self.layout.entry(region, words, at, || &[]);
+            if let Some(found) = found.filter(|e| e.unit <= last.min(to)) {
+                return Some(found.unit);
+            }
+            group += 1;
+        }
+        None
     }
     fn set(&mut self, entry: &Entry) -> usize {
         let group = self.layout.group_of(entry.unit);
