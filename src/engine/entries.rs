@@ -467,7 +467,15 @@ mod tests {
         #[test]
         fn updates_and_lookups_agree_with_a_map(
             wide in any::<bool>(), start in 0u64..1 << 30,
-            steps in proptest::collection::vec((0u64..40, any::<Option<(u32, u64, u64, bool)>>(), 0u64..45), 0..80),
+            steps in proptest::collection::vec((
+                0u64..40,
+                // Often slot 0 without a mask: the least word that a key can have.
+                proptest::option::of((
+                    prop_oneof![Just(0), any::<u32>()], prop_oneof![Just(0), any::<u64>()],
+                    prop_oneof![Just(0), any::<u64>()], any::<bool>(),
+                )),
+                0u64..45,
+            ), 0..80),
         ) {
             let g = Geometry::plan(1 << 40, 1 << 20, if wide { 32 } else { 8 }, 2).unwrap();
             let layout = Layout::new(&g);

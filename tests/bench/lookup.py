@@ -63,7 +63,8 @@ def plot(found):
             draw.line([(left, y), (left + WIDTH, y)], "#d8dee4")
             draw.text(left - 6, y + 4, f"{10 ** exponent:,}", 'text-anchor="end" fill="#57606a"')
         for exponent in range(3, 8):
-            draw.text(at(10 ** exponent, 1)[0], BOTTOM + 18, f"10{'³⁴⁵⁶⁷'[exponent - 3]}", 'text-anchor="middle" fill="#57606a"')
+            label = f"10{'³⁴⁵⁶⁷'[exponent - 3]}"
+            draw.text(at(10 ** exponent, 1)[0], BOTTOM + 18, label, 'text-anchor="middle" fill="#57606a"')
         for structure, colour in COLOURS.items():
             points = [at(n, max(found[structure, what, n, "random"], 1)) for n in (10 ** e for e in range(3, 8))]
             draw.line(points, colour, "", 2.4 if "ours" in structure else 1.6)

@@ -1,7 +1,9 @@
+// SPDX-License-Identifier: GPL-2.0
+
 //! What a look-up, an update and an entry cost in several structures, on the host: `scripts/build cargo bench`.
 //!
 //! Times are criterion's. Memory, and what an update allocates, are counted as the kernel's allocator would give them, and
-//! printed behind the times of each case. MOST=n leaves out cases of more entries. docs/performance.md has the results and what follows from them.
+//! printed behind the times of each case. MOST=n leaves out cases of more entries. docs/performance.md has the results.
 
 #![allow(missing_docs)] // of what criterion's macros make
 

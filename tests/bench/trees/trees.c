@@ -69,8 +69,11 @@ static int __init trees_init(void)
 			int error = maple ? mtree_store(&mt, unit + j, entry, GFP_KERNEL) :
 					    xa_err(xa_store(&xa, unit + j, entry, GFP_KERNEL));
 
-			if (error)
+			if (error) {
+				mtree_destroy(&mt);
+				xa_destroy(&xa);
 				return error;
+			}
 		}
 		if (i % 4096 == 0)
 			cond_resched();
