@@ -35,7 +35,9 @@ use core::{
     ptr::NonNull,
 };
 use kernel::{
-    bindings::{bio, bio_endio, bio_init_clone, bio_trim, bvec_iter, work_struct},
+    bindings::{
+        bio, bio_endio, bio_init_clone, bio_trim, bvec_iter, work_struct, workqueue_struct,
+    },
     prelude::*,
     types::Opaque,
 };
@@ -164,7 +166,7 @@ impl Raw {
     }
 
     /// Gives the bio to [`run`] on `queue`.
-    fn enqueue(self, ti: &TargetInfo, queue: &Queue, status: Status) {
+    fn enqueue(self, ti: &TargetInfo, queue: *mut workqueue_struct, status: Status) {
         let per_bio = self.per_bio();
         // SAFETY: The per-bio data is valid for writes and nobody else's. The work is initialised
         // before it is queued, and not queued already: a bio is with the target or with the queue.
@@ -174,7 +176,7 @@ impl Raw {
             bindings::dmr_init_work((*per_bio).work.get(), ti.work_function());
             kernel::bindings::queue_work_on(
                 kernel::bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int,
-                queue.as_ptr(),
+                queue,
                 (*per_bio).work.get(),
             );
         }
@@ -355,7 +357,7 @@ impl<'a> MapBio<'a> {
         self.bio.set_stamp(STRAYED);
         // SAFETY: Valid and nobody else's.
         unsafe { (*per_bio).home = (*self.bio.ptr()).bi_iter.bi_sector };
-        self.bio.enqueue(self.ti, queue, Status::OK);
+        self.bio.enqueue(self.ti, queue.as_ptr(), Status::OK);
         Mapped(bindings::DM_MAPIO_SUBMITTED)
     }
 
@@ -366,9 +368,10 @@ impl<'a> MapBio<'a> {
     }
 }
 
-/// What [`Target::end_io`] did with the bio.
+/// What [`Target::end_io`] wants done with the bio: nothing, or that it is processed on this queue of the
+/// target's. It is done when the bio's section is over: once the bio is given away, the target may be gone.
 #[must_use]
-pub(crate) struct Ended(pub(super) u32);
+pub(crate) struct Ended(*mut workqueue_struct);
 
 /// A remapped bio that failed, or that is not settled. Any context: nothing may sleep.
 pub(crate) struct EndBio<'a> {
@@ -409,24 +412,20 @@ impl<'a> EndBio<'a> {
         // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
         let data = || unsafe { ti.data::<T>() };
         let is_settled = status.is_ok() && T::is_settled(data(), stamp & !(IN_SECTION | STRAYED));
-        // SAFETY: As the requirement says.
-        let end_io = || unsafe { Self::unsettled::<T>(bio, ti, status) };
-        if stamp & IN_SECTION == 0 {
-            return if is_settled {
-                bindings::DM_ENDIO_DONE
-            } else {
-                end_io()
-            };
-        }
-        // SAFETY: `map` wrote it.
-        let section = Section(unsafe { (*raw.per_bio()).section });
+        let section = (stamp & IN_SECTION != 0).then(|| {
+            // SAFETY: `map` wrote it.
+            Section(unsafe { (*raw.per_bio()).section })
+        });
         let ended = if is_settled {
-            bindings::DM_ENDIO_DONE
+            Ended(core::ptr::null_mut())
         } else {
-            end_io()
+            // SAFETY: As the requirement says.
+            unsafe { Self::unsettled::<T>(bio, ti, status) }
         };
-        T::leave(data(), section);
-        ended
+        if let Some(section) = section {
+            T::leave(data(), section);
+        }
+        ended.carry_out(raw, ti, status)
     }
 
     /// # Safety
@@ -434,11 +433,11 @@ impl<'a> EndBio<'a> {
     /// As for [`Self::finish`].
     #[cold]
     #[inline(never)]
-    unsafe fn unsettled<T: Target>(bio: NonNull<bio>, ti: &'a TargetInfo, status: Status) -> u32 {
+    unsafe fn unsettled<T: Target>(bio: NonNull<bio>, ti: &'a TargetInfo, status: Status) -> Ended {
         // SAFETY: As in `finish`.
         let (data, offset) = unsafe { (ti.data::<T>(), T::offset(ti.data::<T>())) };
         // SAFETY: As the requirement says.
-        T::end_io(data, unsafe { Self::from_raw(bio, ti, status, offset) }).0
+        T::end_io(data, unsafe { Self::from_raw(bio, ti, status, offset) })
     }
 
     /// # Safety
@@ -505,13 +504,23 @@ impl<'a> EndBio<'a> {
 
     /// Lets the submitter have it as it is.
     pub(crate) fn pass_on(self) -> Ended {
-        Ended(bindings::DM_ENDIO_DONE)
+        Ended(core::ptr::null_mut())
     }
 
     /// Gives the bio to [`Target::process`] on `queue`, with its error.
     pub(crate) fn defer(self, queue: &Queue) -> Ended {
-        self.bio.enqueue(self.ti, queue, self.status);
-        Ended(bindings::DM_ENDIO_INCOMPLETE)
+        Ended(queue.as_ptr())
+    }
+}
+
+impl Ended {
+    #[inline(always)]
+    fn carry_out(self, bio: Raw, ti: &TargetInfo, status: Status) -> u32 {
+        if self.0.is_null() {
+            return bindings::DM_ENDIO_DONE;
+        }
+        bio.enqueue(ti, self.0, status);
+        bindings::DM_ENDIO_INCOMPLETE
     }
 }
 
@@ -902,7 +911,10 @@ mod tests {
         f.used_up();
         assert!(Raw(f.bio()).stamp() != DONE);
         let ended = f.end_bio(Status::IOERR).defer(&queue);
-        assert!(ended.0 == bindings::DM_ENDIO_INCOMPLETE);
+        let bio = Raw(f.bio());
+        // SAFETY: The target lives as long as the fixture.
+        let ti = unsafe { TargetInfo::from_raw(&mut *f.ti) };
+        assert!(ended.carry_out(bio, ti, Status::IOERR) == bindings::DM_ENDIO_INCOMPLETE);
         queue.drain();
         assert_eq!(f.seen.processed.load(Relaxed), 1);
         assert_eq!(
@@ -963,7 +975,7 @@ mod tests {
         f.send(0);
         let bio = f.end_bio(Status::MEDIUM);
         assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
-        assert!(bio.pass_on().0 == bindings::DM_ENDIO_DONE);
+        assert!(bio.pass_on().0.is_null());
         assert_eq!(f.clone.completions, 0);
         Ok(())
     }

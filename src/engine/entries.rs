@@ -18,6 +18,8 @@ use super::{geometry::Geometry, Slot, Unit};
 const ENTRIES_PER_REGION: u64 = 16;
 /// Bits of the filter for each slot, at least: with all slots in use one group in so many has its bit set.
 const BITS_PER_SLOT: u64 = 32;
+/// If more units than one in so many have an entry, regions grow longer than that.
+const UNITS_PER_ENTRY: u64 = 16;
 /// The largest group: 2^6 units.
 const MAX_GROUP_SHIFT: u32 = 6;
 
@@ -98,7 +100,8 @@ impl Layout {
     /// For a target of `geometry`, which has been checked.
     pub fn new(geometry: &Geometry) -> Self {
         let units = geometry.units();
-        let entries = geometry.slots_total.min(units).max(1);
+        // A spare that is large for its main device is not to cost memory for what will not happen.
+        let entries = geometry.slots_total.min(units / UNITS_PER_ENTRY).max(1);
         let times = units / entries.saturating_mul(BITS_PER_SLOT);
         let group_shift = times.checked_ilog2().unwrap_or(0).min(MAX_GROUP_SHIFT);
         let regions = entries.div_ceil(ENTRIES_PER_REGION).next_power_of_two();
