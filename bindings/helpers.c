@@ -33,6 +33,16 @@ void dmr_memalloc_noio_restore(unsigned int flags)
 	memalloc_noio_restore(flags);
 }
 
+void dmr_preempt_disable(void)
+{
+	preempt_disable();
+}
+
+void dmr_preempt_enable(void)
+{
+	preempt_enable();
+}
+
 sector_t dmr_bdev_nr_sectors(struct block_device *bdev)
 {
 	return bdev_nr_sectors(bdev);

@@ -13,6 +13,8 @@ struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *insta
 					     int max_active);
 unsigned int dmr_memalloc_noio_save(void);
 void dmr_memalloc_noio_restore(unsigned int flags);
+void dmr_preempt_disable(void);
+void dmr_preempt_enable(void);
 sector_t dmr_bdev_nr_sectors(struct block_device *bdev);
 unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);

@@ -25,6 +25,33 @@ impl Drop for NoIo {
     }
 }
 
+/// While it lives, a kernel with `CONFIG_DEBUG_ATOMIC_SLEEP` reports whatever may sleep; nothing in others.
+///
+/// For callbacks that must not sleep but are called where one could: the kernel would not notice. Any context.
+pub(super) struct NoSleep(NotThreadSafe);
+
+impl NoSleep {
+    /// Enters the scope.
+    #[inline(always)]
+    pub(super) fn enter() -> Self {
+        if cfg!(CONFIG_DEBUG_ATOMIC_SLEEP) {
+            // SAFETY: Counts for the current thread; `drop` takes it back.
+            unsafe { bindings::dmr_preempt_disable() };
+        }
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for NoSleep {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if cfg!(CONFIG_DEBUG_ATOMIC_SLEEP) {
+            // SAFETY: `enter` disabled it on this same thread.
+            unsafe { bindings::dmr_preempt_enable() };
+        }
+    }
+}
+
 /// Continues a standard CRC-32C (Castagnoli); begins with 0. Any context.
 ///
 /// The kernel's own `crc32c` (`include/linux/crc32.h`) leaves both inversions to the caller.

@@ -7,6 +7,7 @@
 use super::{
     bindings::{self, dm_target, target_type},
     bio::{self, EndBio, Ended, MapBio, Mapped, PER_BIO_SIZE},
+    misc::NoSleep,
     section::Section,
     DeferredBio, Device, Status, TextWriter,
 };
@@ -466,6 +467,7 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`]; `bio` is a clone for the target to handle.
     unsafe extern "C" fn map(ti: *mut dm_target, bio: *mut kernel::bindings::bio) -> c_int {
+        let _no_sleep = NoSleep::enter();
         // SAFETY: Valid for this call by the requirement.
         let ti = unsafe { TargetInfo::from_raw(ti) };
         // SAFETY: The constructor succeeded.
@@ -485,6 +487,7 @@ impl<T: Target> Callbacks<T> {
         bio: *mut kernel::bindings::bio,
         error: *mut kernel::bindings::blk_status_t,
     ) -> c_int {
+        let _no_sleep = NoSleep::enter();
         // SAFETY: Device-mapper passes a bio, not null.
         let bio = unsafe { NonNull::new_unchecked(bio) };
         // SAFETY: Valid by the requirement.
@@ -524,6 +527,7 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`].
     unsafe extern "C" fn presuspend(ti: *mut dm_target) {
+        let _no_sleep = NoSleep::enter();
         // SAFETY: Valid for this call, and the constructor succeeded.
         let (ti, data) = unsafe { Self::both(ti) };
         T::presuspend(data, ti);
