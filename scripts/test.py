@@ -144,6 +144,8 @@ def scenario(script, kernel):
           + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s", flush=True)
     for promise in failed:
         print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
+    if failed:
+        print("".join(f"       | {line}\n" for line in (LOGS / f"{name}.log").read_text().splitlines()[-20:]), end="", flush=True)
     return passed, len(failed)
 
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import struct
+import time
 import zlib
 
 SECTOR = 512
@@ -78,7 +79,14 @@ def reload(name, *lines, readonly=False):
 
 
 def remove(name):
-    _ioctl(_REMOVE, name)
+    """Waits up to 10 s for the last user to let go: AIO reports the end of a write before it does."""
+    for last in (*[False] * 100, True):
+        try:
+            return _ioctl(_REMOVE, name)
+        except OSError as error:
+            if error.errno != errno.EBUSY or last:
+                raise
+        time.sleep(0.1)
 
 
 def message(name, text):
