@@ -149,7 +149,8 @@ def scenario(script, kernel):
     return passed, len(failed)
 
 
-def vm_tests(only):
+def vm_runs(only):
+    """The scenarios to run: [(script, kernel)...], those first that take longest."""
     scripts = [s for s in sorted((ROOT / "tests/vm").glob("*.sh")) if s.stem != "lib"]
     runs = []
     for script in scripts:
@@ -158,19 +159,11 @@ def vm_tests(only):
             default = kernel == word or "ALL" in os.environ
             if only == f"{script.stem}-{kernel}" or only in ("", script.stem) and default:
                 runs.append((script, kernel))
-    if not runs:
-        print(f"no such scenario: {only}" if only else "tests/vm has no scenarios")
-        return [(0, 1)]
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    jobs = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
-    print(f"{len(runs)} machines, {jobs} at once", flush=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda run: scenario(*run), runs))
+    return sorted(runs, key=lambda run: run[1])
 
 
 def host_tests():
     """cargo test, its output kept and its results added up."""
-    print("host tests", flush=True)
     start = time.monotonic()
     run = subprocess.run(
         [ROOT / "scripts/build", "cargo", "test", "--features", "tool", "--no-fail-fast"],
@@ -186,7 +179,7 @@ def host_tests():
         print(run.stdout[-4000:])
     print(f"{'FAIL' if failed else 'ok':4} {'host':40} {passed:4} passed, {failed} failed"
           f"  {time.monotonic() - start:6.1f} s", flush=True)
-    return [(passed, failed)]
+    return passed, failed
 
 
 def object_test():
@@ -195,15 +188,24 @@ def object_test():
     code = subprocess.run(["objdump", "-dr", "--no-show-raw-insn", module], stdout=subprocess.PIPE, check=True).stdout
     run = subprocess.run([sys.executable, ROOT / "tests/hot_path.py"], input=code, stdout=subprocess.PIPE, check=False)
     print(f"{'FAIL' if run.returncode else 'ok':4} hot path: {run.stdout.decode().strip()}", flush=True)
-    return [(int(run.returncode == 0), int(run.returncode != 0))]
+    return int(run.returncode == 0), int(run.returncode != 0)
 
 
 def main():
     what, only = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     LOGS.mkdir(parents=True, exist_ok=True)
-    results = host_tests() if what in ("host", "all") else []
+    jobs = [host_tests] if what in ("host", "all") else []
     if what in ("vm", "all"):
-        results += ([] if only else object_test()) + vm_tests(only)
+        jobs += [] if only else [object_test]
+        runs = vm_runs(only)
+        if not runs:
+            sys.exit(f"no such scenario: {only}")
+        jobs += [lambda run=run: scenario(*run) for run in runs]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
+    print(f"{len(jobs)} runs, {at_once} at once", flush=True)
+    with ThreadPoolExecutor(at_once) as pool:
+        results = list(pool.map(lambda job: job(), jobs))
     passed, failed = (sum(column) for column in zip(*results))
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

@@ -1,5 +1,6 @@
 #!/bin/bash
 # A spare that goes bad itself: slots, replicas, all of it for a while.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 20

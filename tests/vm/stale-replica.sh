@@ -1,5 +1,6 @@
 #!/bin/bash
 # A replica that missed a write is not taken for the table, even while it is the only one that can be read.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 8

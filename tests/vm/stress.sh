@@ -1,6 +1,8 @@
 #!/bin/bash
 # fio verifies what it writes while entries come and go, tables are loaded, and sectors go bad.
 # vm: --timeout 900
+# args: 75
+# all-args: 300
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 9
@@ -12,7 +14,7 @@ plan 9
 #   A slot that refused a write is not used again; so no more than two of those that share a table block refuse, the
 #   number that is kept in reserve.
 modprobe dm-flakey
-seconds=300 sectors=65536 seed=${1:-$((SRANDOM % 10000))}
+seconds=$1 sectors=65536 seed=${2:-$((SRANDOM % 10000))}
 disk disk $((sectors / 2048)) badblocks_once=1
 disk spare 48 badblocks_once=1
 stale /dev/disk | dmsetup create main
@@ -87,7 +89,7 @@ churn() {
 	done
 }
 
-echo "# seed $seed (the scenario's argument)"
+echo "# seed $seed (the scenario's second argument)"
 touch /run/go
 churn "$seed" >/run/churn 2>&1 &
 churner=$! failed=0

@@ -1,12 +1,14 @@
 #!/bin/bash
 # Two jobs write different sectors of the same units while these are relocated, restored, and fail: no write is lost.
 # vm: --timeout 600
+# args: 40
+# all-args: 100
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 10
 
 modprobe dm-flakey
-seconds=100 units=48 seed=${1:-$((SRANDOM % 10000))}
+seconds=$1 units=48 seed=${2:-$((SRANDOM % 10000))}
 sectors=$((8 * units))
 disk disk 8 badblocks_once=1
 disk spare 8

@@ -1,0 +1,182 @@
+#!/bin/bash
+# The preconditions of the three deadlocks of an earlier implementation, one by one, with the metadata device stalled:
+# presuspend is back at once all the same, and suspend and remove end once that device answers, with nothing lost.
+# The same three bugs put back: tests/mutations/deadlock-*.patch.
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+plan 13
+
+# --- What happened when, from the kernel's trace (µs)
+
+trace=/sys/kernel/tracing
+modprobe dm-delay
+[[ -e $trace/trace ]] || mount -t tracefs tracefs $trace
+echo "p:entry dm_mod:dm_table_presuspend_targets" >$trace/kprobe_events
+echo "r:exit dm_mod:dm_table_presuspend_targets" >>$trace/kprobe_events
+echo 1 >$trace/events/kprobes/enable
+for event in queue_work execute_start execute_end; do echo 1 >$trace/events/workqueue/workqueue_$event/enable; done
+limit=1000000 # µs
+# fresh: forgets what was traced.
+fresh() { echo >$trace/trace; }
+# presuspend: how long it took, if it is back.
+presuspend() {
+	awk '{ for (i = 3; i < 6; i++) if ($i ~ /^[0-9]+\.[0-9]+:$/) at = $i * 1000000 }
+		/: entry: / { entry = at } /: exit: / { back = at }
+		END { if (!entry || back < entry) exit 1; print int(back - entry) }' $trace/trace
+}
+returned() {
+	local us
+	us=$(presuspend) && ((us < limit))
+}
+took() { echo "# presuspend took $(presuspend || echo more than ?) µs"; }
+# works_are "QUEUED BEGUN ENDED": so often this happened to the work of the lazy sync.
+works_are() {
+	expect "$1" awk '!/dm_remap.*WorkItemPointerKy0_/ { next }
+		/: workqueue_queue_work:/ { queued++ } /: workqueue_execute_start:/ { begun++ } /: workqueue_execute_end:/ { ended++ }
+		END { print queued + 0, begun + 0, ended + 0 }' $trace/trace
+}
+
+# --- Devices; the spare's answers can be held back
+
+disk disk 40
+disk sparedisk 16
+dmsetup create main --table "0 81920 linear /dev/disk 0"
+data /run/data 8
+for first in 1000 2000 3000 4000 5000 6000 7000 8000; do bad disk $first $((first + 7)); done
+dmsetup create spare --table "0 32768 linear /dev/sparedisk 0"
+create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
+stall() { dmsetup suspend --noflush --nolockfs spare; }
+answer() { dmsetup resume spare; }
+spare_is() {
+	dmsetup suspend --noflush --nolockfs spare
+	dmsetup load spare --table "0 32768 $*"
+	dmsetup resume spare
+}
+
+# ended PID: the process ends soon, and well.
+ended() { soon eval "! kill -0 $1 2>/dev/null" && wait "$1"; }
+# fails_to_read SECTOR: a read that leaves a pending entry, for the lazy sync to commit.
+fails_to_read() { not get /dev/mapper/r "$1" 1; }
+in_flight() { soon eval "((\$(awk '{ print \$1 + \$2 }' /sys/dev/block/$(dmsetup info -c --noheadings -o major,minor r)/inflight) >= $1))"; }
+committed() { # SECTOR...: these are pending on the spare, and nothing else is new.
+	local sector
+	for sector; do expect "$sector pending 0" eval "list r | grep '^$sector '"; done
+}
+again() { create r /dev/mapper/main /dev/mapper/spare; }
+
+# --- (1) Teardown with metadata work running, and queued again while it runs; with work that is only queued, see (3)
+
+teardown() { # SECTOR SECTOR COMMAND...
+	local remover
+	fresh
+	stall
+	fails_to_read "$1"
+	soon works_are "1 1 0"
+	fails_to_read "$2"
+	works_are "2 1 0"
+	"${@:3}" &
+	remover=$!
+	soon returned
+	sleep 0.5
+	kill -0 $remover # it waits for the work
+	answer
+	ended $remover
+}
+check "remove while metadata work runs and is queued again: presuspend is back at once" teardown 1000 2000 dmsetup remove r
+took
+again
+check "and remove waited for the spare's answer: both entries are there" committed 1000 2000
+check "suspend likewise" teardown 3000 4000 dmsetup suspend r
+took
+dmsetup remove r
+again
+check "and both entries are there" committed 3000 4000
+
+# --- (2) presuspend while a commit is slow and bios wait for it
+
+# commit_waits COMMAND...: six writes to bad sectors, with their commit under way, while the command runs.
+commit_waits() {
+	local writers=() writer sector suspender
+	fresh
+	eval "$1"
+	for sector in 10000 11000 12000 13000 14000 15000; do
+		bad disk $sector
+		put /run/data /dev/mapper/r $sector &
+		writers+=($!)
+	done
+	in_flight 6
+	sleep 0.5
+	"${@:3}" &
+	suspender=$!
+	soon returned
+	for writer in "${writers[@]}"; do kill -0 "$writer"; done
+	kill -0 $suspender
+	eval "$2"
+	ended $suspender
+	for writer in "${writers[@]}"; do ended "$writer"; done
+}
+written() { for sector in 10000 11000 12000 13000 14000 15000; do same /run/data /dev/mapper/r $sector; done; }
+check "suspend while a commit is stalled and bios wait for it: presuspend is back at once" \
+	commit_waits stall answer dmsetup suspend r
+took
+dmsetup resume r
+check "and the writes succeeded, their entries are there" eval 'written && expect 6 field r relocated'
+message r restore 0 20000 >/run/restored || true
+check "suspend without flush, over a spare that takes 3 s for each write: likewise" \
+	commit_waits "spare_is delay /dev/sparedisk 0 0 /dev/sparedisk 0 3000" true dmsetup suspend --noflush --nolockfs r
+took
+dmsetup resume r
+check "and the writes succeeded" written
+spare_is linear /dev/sparedisk 0
+
+# --- (3) presuspend with lazy work queued that does not run: the queue runs as many works as it may, 1,024, all of them
+# writes that wait for the stalled spare, and more wait for their turn
+
+many=1200
+reads_take() { # MILLISECONDS: of the sectors that the read is for
+	dmsetup suspend --noflush --nolockfs main
+	dmsetup load main <<-TABLE
+		0 5000 linear /dev/disk 0
+		5000 8 delay /dev/disk 5000 $1 /dev/disk 5000 0
+		5008 76912 linear /dev/disk 5008
+	TABLE
+	dmsetup resume main
+}
+queued() {
+	local reader writers suspender
+	stall
+	fresh
+	reads_take 1000
+	fails_to_read 5000 & # again and again, until the queue is full
+	reader=$!
+	sleep 2
+	reads_take 10000
+	# A sector of each of so many units, all of them bad.
+	fio --name=full --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=$many --rw=write:3584 --bs=512 \
+		--offset=$((32000 * 512)) --size=$((many * 4096)) --io_size=$((many * 512)) --output=/run/fio &
+	writers=$!
+	in_flight $((many + 1))
+	works_are "0 0 0"
+	reads_take 0
+	ended $reader
+	works_are "1 0 0"
+	dmsetup suspend r &
+	suspender=$!
+	soon returned
+	kill -0 $suspender
+	answer
+	ended $suspender
+	ended $writers
+	works_are "1 0 0" # it was cancelled
+}
+bad disk 32000 $((32000 + 8 * many - 1))
+message r set read_retries 10
+check "suspend with lazy work queued behind $many others: presuspend is back at once, and cancels it" queued
+took
+check "then remove" dmsetup remove r
+again
+check "and the entries are there: postsuspend committed the last one" committed 5000
+check "with one for each write" expect $((many + 6)) field r relocated
+
+dmsetup remove r
+check "the module can go" rmmod dm-remap
