@@ -27,9 +27,9 @@ unsafe impl Sync for Device {}
 /// Sectors of a disk, in the numbers of the whole disk: comparable between its partitions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeviceRange {
-    disk: usize,
-    from: u64,
-    to: u64,
+    pub(super) disk: usize,
+    pub(super) from: u64,
+    pub(super) to: u64,
 }
 
 impl DeviceRange {

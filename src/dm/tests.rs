@@ -347,9 +347,36 @@ mod sections {
 /// What the rest relies on of the kernel's C side.
 #[kunit_tests(dm_remap_misc)]
 mod misc {
-    use super::super::{crc32c, random_bytes, unix_seconds, IoBuffer, NoIo, TextWriter};
+    use super::super::{
+        crc32c, device::DeviceRange, random_bytes, unix_seconds, IoBuffer, NoIo, Status, TextWriter,
+    };
     use super::*;
     use core::fmt::Write;
+
+    #[test]
+    fn ranges_overlap_if_they_share_a_sector_of_one_disk() {
+        let range = |disk, from, to| DeviceRange { disk, from, to };
+        let a = range(1, 100, 200);
+        assert!(
+            a.overlaps(&a) && a.overlaps(&range(1, 120, 130)) && range(1, 120, 130).overlaps(&a)
+        );
+        assert!(a.overlaps(&range(1, 199, 300)) && a.overlaps(&range(1, 0, 101)));
+        assert!(!a.overlaps(&range(1, 200, 300)) && !a.overlaps(&range(1, 0, 100)));
+        assert!(!a.overlaps(&range(2, 100, 200)));
+    }
+
+    #[test]
+    fn only_the_ok_status_is_ok() {
+        assert!(Status::OK.is_ok() && Status::OK.check() == Ok(()));
+        for status in [
+            Status::MEDIUM,
+            Status::IOERR,
+            Status::AGAIN,
+            Status::RESOURCE,
+        ] {
+            assert!(!status.is_ok() && status.check() == Err(status));
+        }
+    }
 
     #[test]
     fn crc32c_is_the_standard_one() {
@@ -383,8 +410,10 @@ mod misc {
     #[test]
     fn io_buffers_are_whole_sectors() -> Result {
         assert!(IoBuffer::new(100).is_err());
-        let buffer = IoBuffer::new(4096)?;
+        let mut buffer = IoBuffer::new(4096)?;
         assert!(buffer.bytes().len() == 4096 && buffer.bytes().iter().all(|b| *b == 0));
+        buffer.bytes_mut()[4095] = 7;
+        assert!(buffer.bytes().len() == 4096 && buffer.bytes()[4095] == 7);
         Ok(())
     }
 
