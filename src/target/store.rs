@@ -765,7 +765,8 @@ impl Store {
                 self.rewrite(sector, &mut disk.block, found);
             }
         }
-        if !loaded && self.rebuild(disk, number, entries) {
+        // As long as another block is stuck, this one cannot be loaded, and its room is taken.
+        if !loaded && disk.stuck.is_none() && self.rebuild(disk, number, entries) {
             found.repaired += self.geometry.areas().len() as u64;
         }
     }

@@ -18,7 +18,7 @@ for kind in "${kinds[@]}"; do
 	done
 	[[ -z ${sense[$kind]:-} ]] || cells+=("$kind flush spare 0")
 done
-for kind in gone-error gone-offline; do cells+=("$kind commit spare 0" "$kind load spare 0"); done
+for kind in gone-error gone-offline; do cells+=("$kind commit spare 0" "$kind load spare 0" "$kind check spare 0"); done
 plan ${#cells[@]}
 
 main=8192 spare=12288
@@ -95,6 +95,16 @@ cell() {
 		again
 		same /run/data /dev/mapper/r 1280
 		heal spare
+		;;
+	check,spare)
+		# It finds no replica of any block, and may write none of them as long as one waits to be written.
+		break_spare "$1" "$3" "$4"
+		message r check
+		expect degraded field r mode
+		heal spare
+		message r sync
+		expect "active 1" field r mode relocated
+		put /run/data /dev/mapper/r 1280
 		;;
 	load,spare)
 		dmsetup remove r
