@@ -43,7 +43,7 @@ test:
 test-host:
 	@scripts/test host
 
-# T=name: one scenario of tests/vm. VMS=n: so many machines at once. ALL=1: also the long runs.
+# T="name...": these scenarios of tests/vm; name-stock or name-debug: on that kernel. VMS=n: so many machines at once. ALL=1: also the long runs.
 test-vm:
 	@scripts/test vm $(T)
 
@@ -52,9 +52,11 @@ test-vm:
 bench:
 	@scripts/bench $(if $(BASELINE),baseline)
 
-# CUTS=n: so many times the machine is killed at a random moment (default 100, 40 minutes under emulation).
+# What takes too long for every day, two hours under emulation: the machine is killed at a random moment, CUTS=n times
+# (default 100); the long stress runs; and that the tests notice mistakes in the order of writes and in teardown.
 soak:
-	@SOAK=$(or $(CUTS),100) scripts/test vm power-stock
+	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug cycles-stock stress-debug stress-stock writers-debug
+	@tests/mutations/run
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:

@@ -108,7 +108,7 @@ def scenario(script, kernel):
         options += ["--disk", str(image)]
     options += header(script, "vm", [])
     boots = header(script, "boots", ["0"])
-    if soak := os.environ.get("SOAK"):
+    if (soak := os.environ.get("SOAK")) and len(boots) > 1:
         boots = boots[:1] * int(soak) + boots[-1:]
     arguments = header(script, "args", [])
     if "ALL" in os.environ:
@@ -149,7 +149,7 @@ def scenario(script, kernel):
     return passed, len(failed)
 
 
-def vm_runs(only):
+def vm_runs(names):
     """The scenarios to run: [(script, kernel)...], those first that take longest."""
     scripts = [s for s in sorted((ROOT / "tests/vm").glob("*.sh")) if s.stem != "lib"]
     runs = []
@@ -157,7 +157,7 @@ def vm_runs(only):
         for word in header(script, "kernels", ["stock", "debug"]):
             kernel = word.strip("()")
             default = kernel == word or "ALL" in os.environ
-            if only == f"{script.stem}-{kernel}" or only in ("", script.stem) and default:
+            if f"{script.stem}-{kernel}" in names or (script.stem in names or not names) and default:
                 runs.append((script, kernel))
     return sorted(runs, key=lambda run: run[1])
 
@@ -192,14 +192,15 @@ def object_test():
 
 
 def main():
-    what, only = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
+    what, names = sys.argv[1], sys.argv[2:]
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = [host_tests] if what in ("host", "all") else []
     if what in ("vm", "all"):
-        jobs += [] if only else [object_test]
-        runs = vm_runs(only)
-        if not runs:
-            sys.exit(f"no such scenario: {only}")
+        jobs += [] if names else [object_test]
+        runs = vm_runs(names)
+        for name in names:
+            if not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
+                sys.exit(f"no such scenario: {name}")
         jobs += [lambda run=run: scenario(*run) for run in runs]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
