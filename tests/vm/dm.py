@@ -2,7 +2,6 @@
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import mmap
 import os
@@ -25,19 +24,22 @@ def _call(*args):
 
 # --- Device-mapper (include/uapi/linux/dm-ioctl.h)
 
-_CREATE, _REMOVE, _SUSPEND, _LOAD, _STATUS, _MESSAGE = 3, 4, 6, 9, 12, 14
-_READONLY, _SUSPENDED, _DATA_OUT = 1, 2, 1 << 16
+_CREATE, _REMOVE, _SUSPEND, _INFO, _LOAD, _CLEAR, _STATUS, _MESSAGE = 3, 4, 6, 7, 9, 10, 12, 14
+ACTIVE = 1 << 5  # among the flags of info(): there is a table in force
+_READONLY, _SUSPENDED, _PERSISTENT, _NOLOCKFS, _NOFLUSH, _DATA_OUT, _DEFERRED = 1, 2, 1 << 3, 1 << 10, 1 << 11, 1 << 16, 1 << 17
 _control = os.open("/dev/mapper/control", os.O_RDWR)
 
 
-def _ioctl(command, name, flags=0, data=b"", count=0, room=0):
+def _ioctl(command, name, flags=0, data=b"", count=0, room=0, dev=0):
+    """The device's number, the flags, what came back, how often the device is open."""
     size = _SIZE + max(len(data), room)
-    head = struct.pack("=3I4Ii2I", 4, 0, 0, size, _SIZE, count, 0, flags, 0, 0)
-    buffer = bytearray(head + bytes(8) + name.encode().ljust(128, b"\0") + bytes(136) + data)
+    head = struct.pack("=3I4Ii2IQ", 4, 0, 0, size, _SIZE, count, 0, flags, 0, 0, dev)
+    buffer = bytearray(head + name.encode().ljust(128, b"\0") + bytes(136) + data)
     buffer += bytes(size - len(buffer))
-    fcntl.ioctl(_control, 3 << 30 | _SIZE << 16 | 0xFD << 8 | command, buffer)
-    start, flags, dev = *struct.unpack_from("=I", buffer, 16), *struct.unpack_from("=I", buffer, 28), *struct.unpack_from("=Q", buffer, 40)
-    return dev, flags, bytes(buffer[start:])
+    # Not fcntl.ioctl(): with more than 1 KiB that stops all threads of Python until it returns.
+    _call(16, _control, 3 << 30 | _SIZE << 16 | 0xFD << 8 | command, ctypes.byref(ctypes.c_char.from_buffer(buffer)))
+    start, _, is_open, flags, _, _, dev = struct.unpack_from("=6IQ", buffer, 16)
+    return dev, flags, bytes(buffer[start:]), is_open
 
 
 def load(name, *lines, readonly=False):
@@ -51,24 +53,42 @@ def load(name, *lines, readonly=False):
     _ioctl(_LOAD, name, _READONLY if readonly else 0, data, len(lines))
 
 
-def suspend(name):
-    _ioctl(_SUSPEND, name, _SUSPENDED)
+def clear(name):
+    """Forgets the table that was loaded and not resumed."""
+    _ioctl(_CLEAR, name)
 
 
-def resume(name):
-    _ioctl(_SUSPEND, name)
+def suspend(name, noflush=False, nolockfs=False):
+    _ioctl(_SUSPEND, name, _SUSPENDED | noflush * _NOFLUSH | nolockfs * _NOLOCKFS)
+
+
+def resume(name, noflush=False, nolockfs=False):
+    """The flags say how the device is suspended for a new table, if it is not yet."""
+    _ioctl(_SUSPEND, name, noflush * _NOFLUSH | nolockfs * _NOLOCKFS)
+
+
+def create_empty(name, minor=None):
+    """Creates a device without a table and returns its node, /dev/dm-N; N is `minor`, under 256, if given."""
+    dev = _ioctl(_CREATE, name, dev=minor, flags=_PERSISTENT)[0] if minor else _ioctl(_CREATE, name)[0]
+    return f"/dev/dm-{os.minor(dev)}"
+
+
+def info(name):
+    """How often a device is open, and dm's flags."""
+    _, flags, _, is_open = _ioctl(_INFO, name)
+    return {"open": is_open, "flags": flags}
 
 
 def create(name, *lines, readonly=False):
     """Creates an active device and returns its node, /dev/dm-N."""
-    dev = _ioctl(_CREATE, name)[0]
+    node = create_empty(name)
     try:
         load(name, *lines, readonly=readonly)
         resume(name)
     except OSError:
         _ioctl(_REMOVE, name)
         raise
-    return f"/dev/dm-{os.minor(dev)}"
+    return node
 
 
 def reload(name, *lines, readonly=False):
@@ -78,11 +98,13 @@ def reload(name, *lines, readonly=False):
     resume(name)
 
 
-def remove(name):
-    """Waits up to 10 s for the last user to let go: AIO reports the end of a write before it does."""
-    for last in (*[False] * 100, True):
+def remove(name, deferred=False, patient=True):
+    """`patient`: waits up to 10 s for the last user to let go: AIO reports the end of a write before it does.
+    `deferred`: does not wait, it is the last user who removes the device."""
+    for last in (*[not patient] * 100, True):
         try:
-            return _ioctl(_REMOVE, name)
+            _ioctl(_REMOVE, name, deferred * _DEFERRED)
+            return
         except OSError as error:
             if error.errno != errno.EBUSY or last:
                 raise
@@ -92,7 +114,7 @@ def remove(name):
 def message(name, text):
     """What the message's result is."""
     data = struct.pack("=Q", 0) + text.encode() + b"\0"
-    _, flags, result = _ioctl(_MESSAGE, name, 0, data, 0, 1 << 16)
+    _, flags, result, _ = _ioctl(_MESSAGE, name, 0, data, 0, 1 << 16)
     return result.split(b"\0", 1)[0].decode() if flags & _DATA_OUT else ""
 
 

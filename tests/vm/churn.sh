@@ -1,0 +1,15 @@
+#!/bin/bash
+# Whatever is done to devices, in whatever order and by several at a time: nothing hangs, nothing is lost, nothing is left.
+#
+# churn.py explains. Arguments: seconds, and a seed that it printed.
+# kernels: stock debug
+# args: 40
+# all-args: 1800
+# vm: --timeout 2700
+# shellcheck source=tests/vm/lib.sh
+. /host/lib.sh
+
+disk disk 8
+disk sparedisk 24
+modprobe -a dm_delay dm_remap
+exec python3 /host/churn.py "$@"
