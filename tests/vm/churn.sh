@@ -3,7 +3,7 @@
 #
 # churn.py explains. Arguments: seconds, and a seed that it printed.
 # kernels: stock debug
-# args: 40
+# args: 30
 # all-args: 1800
 # vm: --timeout 2700
 # shellcheck source=tests/vm/lib.sh

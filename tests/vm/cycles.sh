@@ -2,7 +2,7 @@
 # A device created, used and removed thousands of times leaves no memory, no reference and no thread behind.
 #
 # cycles.py explains. On the debug kernel, a tenth of the cycles: there kmemleak looks for what they leave.
-# kernels: stock debug
+# kernels: stock (debug)
 # args: 300
 # all-args: 10000
 # vm: --timeout 1800
