@@ -664,6 +664,23 @@ mod tests {
         sectors: Atomic<u32>,
         status: Atomic<u32>,
         processed: Atomic<u32>,
+        /// Times that `end_io` and `leave` were called.
+        ended: Atomic<u32>,
+        left: Atomic<u32>,
+    }
+
+    impl Seen {
+        fn new() -> Result<Arc<Self>> {
+            let seen = Self {
+                sector: Atomic::new(0),
+                sectors: Atomic::new(0),
+                status: Atomic::new(0),
+                processed: Atomic::new(0),
+                ended: Atomic::new(0),
+                left: Atomic::new(0),
+            };
+            Ok(Arc::new(seen, GFP_KERNEL)?)
+        }
     }
 
     struct Recorder;
@@ -686,8 +703,21 @@ mod tests {
             // Else it is dropped.
         }
 
-        fn ctr(_: &mut Setup<'_>, _: &Args) -> Result<Arc<Seen>, Refused> {
-            Err(EINVAL.into())
+        fn ctr(setup: &mut Setup<'_>, args: &Args) -> Result<Arc<Seen>, Refused> {
+            let words = args.words()?;
+            if words.as_slice() != [b"one".as_slice(), b"two"]
+                || args.get(1) != Some(c"two")
+                || args.get(2).is_some()
+            {
+                return Err(Refused(c"Not one, two", ENODEV));
+            }
+            setup.set_flushes(2, true);
+            setup.want_discards();
+            setup.want_write_zeroes();
+            let seen = Seen::new()?;
+            seen.sector.store(setup.info().begin(), Relaxed);
+            seen.sectors.store(setup.handle().len() as u32, Relaxed);
+            Ok(seen)
         }
         fn dtr(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
         fn map(_: ArcBorrow<'_, Seen>, bio: MapBio<'_>) -> Mapped {
@@ -699,8 +729,11 @@ mod tests {
         fn is_settled(_: ArcBorrow<'_, Seen>, stamp: usize) -> bool {
             stamp == 0
         }
-        fn leave(_: ArcBorrow<'_, Seen>, _: Section) {}
-        fn end_io(_: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
+        fn leave(seen: ArcBorrow<'_, Seen>, _: Section) {
+            seen.left.add(1, Relaxed);
+        }
+        fn end_io(seen: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
+            seen.ended.add(1, Relaxed);
             bio.pass_on()
         }
         fn presuspend(_: ArcBorrow<'_, Seen>, _: &TargetInfo) {}
@@ -759,6 +792,21 @@ mod tests {
         unsafe { (*clone).completions += 1 };
     }
 
+    /// A target before its constructor.
+    fn target() -> Result<(KBox<TypeObject>, KBox<bindings::dm_target>)> {
+        let object = KBox::new(
+            TypeObject::new::<Recorder>(core::ptr::null_mut()),
+            GFP_KERNEL,
+        )?;
+        // SAFETY: Integers, pointers and bits, all of which may be zero.
+        let ti: bindings::dm_target = unsafe { core::mem::zeroed() };
+        let mut ti = KBox::new(ti, GFP_KERNEL)?;
+        ti.begin = BEGIN;
+        ti.len = 77;
+        ti.type_ = object.as_ptr();
+        Ok((object, ti))
+    }
+
     /// A target and a clone on its way through it.
     struct Fixture {
         seen: Arc<Seen>,
@@ -769,22 +817,8 @@ mod tests {
 
     impl Fixture {
         fn new(opf: u32, sectors: u32) -> Result<Self> {
-            let seen = Seen {
-                sector: Atomic::new(0),
-                sectors: Atomic::new(0),
-                status: Atomic::new(0),
-                processed: Atomic::new(0),
-            };
-            let seen = Arc::new(seen, GFP_KERNEL)?;
-            let object = KBox::new(
-                TypeObject::new::<Recorder>(core::ptr::null_mut()),
-                GFP_KERNEL,
-            )?;
-            // SAFETY: Integers, pointers and bits, all of which may be zero.
-            let ti: bindings::dm_target = unsafe { core::mem::zeroed() };
-            let mut ti = KBox::new(ti, GFP_KERNEL)?;
-            ti.begin = BEGIN;
-            ti.type_ = object.as_ptr();
+            let seen = Seen::new()?;
+            let (object, mut ti) = target()?;
             ti.private = seen.clone().into_foreign();
             let clone = Clone {
                 per_bio: core::mem::MaybeUninit::zeroed(),
@@ -862,6 +896,58 @@ mod tests {
     }
 
     const WRITE: u32 = kernel::bindings::req_op_REQ_OP_WRITE;
+
+    #[test]
+    fn a_constructor_is_refused_or_makes_what_the_destructor_drops() -> Result {
+        let (object, mut ti) = target()?;
+        // SAFETY: A target type.
+        let (ctr, dtr) = unsafe { ((*object.as_ptr()).ctr, (*object.as_ptr()).dtr) };
+        let (ctr, dtr) = (ctr.ok_or(EINVAL)?, dtr.ok_or(EINVAL)?);
+        let mut words = [c"one", c"two"].map(|word| word.as_char_ptr().cast_mut());
+        // SAFETY: A target to be made, and one word.
+        assert_eq!(
+            unsafe { ctr(&mut *ti, 1, words.as_mut_ptr()) },
+            ENODEV.to_errno()
+        );
+        // SAFETY: The constructor failed, so this is its sentence.
+        assert!(unsafe { CStr::from_char_ptr(ti.error) } == c"Not one, two");
+        assert!(ti.private.is_null());
+        // SAFETY: As above, and two words.
+        assert_eq!(unsafe { ctr(&mut *ti, 2, words.as_mut_ptr()) }, 0);
+        assert_eq!((ti.num_flush_bios, ti.num_discard_bios), (2, 1));
+        assert!(ti.num_write_zeroes_bios == 1 && ti.flush_bypasses_map());
+        assert_eq!(ti.per_io_data_size as usize, PER_BIO_SIZE);
+        // SAFETY: The constructor succeeded.
+        let seen = unsafe { TargetInfo::from_raw(&mut *ti).data::<Recorder>() };
+        assert_eq!(seen.sector.load(Relaxed), BEGIN);
+        assert_eq!(seen.sectors.load(Relaxed), 77);
+        // If it forgot the data, kmemleak would find it.
+        // SAFETY: The constructor succeeded, and nothing else will be called.
+        unsafe { dtr(&mut *ti) };
+        Ok(())
+    }
+
+    #[test]
+    fn end_io_asks_the_target_unless_the_bio_is_settled() -> Result {
+        let ended = |stamp, status: Status| -> Result<(u32, u32)> {
+            let mut f = Fixture::new(WRITE, 8)?;
+            f.send(stamp);
+            // SAFETY: A target type.
+            let end_io = unsafe { (*f.ti.type_).end_io }.ok_or(EINVAL)?;
+            let (bio, mut status) = (f.bio().as_ptr(), status.0);
+            // SAFETY: A clone that `map` handled, its target and its status.
+            let done = unsafe { end_io(&mut *f.ti, bio, &mut status) };
+            assert!(done == bindings::DM_ENDIO_DONE as c_int);
+            Ok((f.seen.ended.load(Relaxed), f.seen.left.load(Relaxed)))
+        };
+        assert_eq!(ended(0, Status::OK)?, (0, 0));
+        assert_eq!(ended(8, Status::OK)?, (1, 0));
+        assert_eq!(ended(0, Status::IOERR)?, (1, 0));
+        assert_eq!(ended(IN_SECTION, Status::OK)?, (0, 1));
+        assert_eq!(ended(IN_SECTION, Status::MEDIUM)?, (1, 1));
+        assert_eq!(ended(DONE, Status::IOERR)?, (0, 0));
+        Ok(())
+    }
 
     #[test]
     fn per_bio_data_leads_back_to_its_bio() -> Result {
