@@ -1071,7 +1071,7 @@ def churn(seconds, seed):
         now = time.monotonic()
         SHARED.rounds[1] = now + length
         # A machine that is busy with something else gets some time more.
-        SHARED.rounds[2] = now + length >= start + seconds and not rare(seconds) or now >= start + 4 * seconds
+        SHARED.rounds[2] = now + length >= start + seconds and not rare(seconds) or now >= start + 8 * seconds
         SHARED.rounds[0] = turn
         # The module is loaded by whoever needs it first, and goes again where nobody has a table yet.
         while time.monotonic() < now + 1:

@@ -253,9 +253,9 @@ field() {
 	echo "${found[*]}"
 }
 
-# soon COMMAND [ARG...]: the command succeeds within 20 s.
+# soon COMMAND [ARG...]: the command succeeds within 100 s. (A busy machine may take long; only what hangs takes longer.)
 soon() {
-	local end=$((SECONDS + 20))
+	local end=$((SECONDS + 100))
 	until "$@"; do
 		((SECONDS < end)) || return 1
 		sleep 0.1
