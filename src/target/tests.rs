@@ -390,7 +390,12 @@ mod stress_tests {
             let _ = queue.enqueue::<_, 0>(worker);
         }
         let start = Instant::<Monotonic>::now();
-        while start.elapsed().as_millis() < 2000 && shared.wrong.load(Relaxed) == 0 {
+        let is_enough = || shared.looks.load(Relaxed) > 1000 && shared.changes.load(Relaxed) > 1000;
+        // A machine that is busy with something else gets some time more.
+        while (start.elapsed().as_millis() < 2000 || !is_enough())
+            && start.elapsed().as_millis() < 120_000
+            && shared.wrong.load(Relaxed) == 0
+        {
             fsleep(Delta::from_millis(10));
         }
         shared.stop.store(true, Relaxed);
@@ -398,7 +403,7 @@ mod stress_tests {
         let (looks, changes) = (shared.looks.load(Relaxed), shared.changes.load(Relaxed));
         pr_info!("stress: {looks} rounds of look-ups, {changes} changes\n");
         assert_eq!(shared.wrong.load(Relaxed), 0);
-        assert!(looks > 1000 && changes > 1000);
+        assert!(is_enough());
         Ok(())
     }
 }

@@ -1005,9 +1005,15 @@ def fail(why):
 
 def pause(lower):
     """All have let go: the module must be unused, and nothing holds the devices below."""
-    # The device of all has everything, and has it where main is sound.
-    if not exists("all"):
-        attempt("create", (), dm.create_empty, "all", MINOR + ALL)
+    # The device of all has everything, and has it where main is sound. Where it was removed deferred, first its name goes,
+    # and then its minor number, a while after the last one let go.
+    end = time.monotonic() + LIMIT
+    while (found := flags("all")) is None or found & dm.DEFERRED:
+        if time.monotonic() > end:
+            raise Unexpected("the device of all does not go")
+        if found is None and not attempt("create", (E.ENXIO,), dm.create_empty, "all", MINOR + ALL)[0]:
+            break
+        time.sleep(0.01)
     attempt("load", (), dm.load, "all", all_line(2))
     attempt("resume", (), dm.resume, "all")
     for first, last in ALL_BAD:
@@ -1031,12 +1037,12 @@ def pause(lower):
         os.close(os.open(node, os.O_RDWR | os.O_EXCL))
 
 
-def exists(name):
+def flags(name):
+    """Those of the device, or None if there is none."""
     try:
-        dm.info(name)
+        return dm.info(name)["flags"]
     except OSError:
-        return False
-    return True
+        return None
 
 
 def rare(seconds):

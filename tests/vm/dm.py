@@ -25,8 +25,8 @@ def _call(*args):
 # --- Device-mapper (include/uapi/linux/dm-ioctl.h)
 
 _CREATE, _REMOVE, _SUSPEND, _INFO, _LOAD, _CLEAR, _STATUS, _MESSAGE = 3, 4, 6, 7, 9, 10, 12, 14
-ACTIVE = 1 << 5  # among the flags of info(): there is a table in force
-_READONLY, _SUSPENDED, _PERSISTENT, _NOLOCKFS, _NOFLUSH, _DATA_OUT, _DEFERRED = 1, 2, 1 << 3, 1 << 10, 1 << 11, 1 << 16, 1 << 17
+ACTIVE, DEFERRED = 1 << 5, 1 << 17  # among the flags of info(): there is a table in force; the last user will remove the device
+_READONLY, _SUSPENDED, _PERSISTENT, _NOLOCKFS, _NOFLUSH, _DATA_OUT = 1, 2, 1 << 3, 1 << 10, 1 << 11, 1 << 16
 _control = os.open("/dev/mapper/control", os.O_RDWR)
 
 
@@ -103,7 +103,7 @@ def remove(name, deferred=False, patient=True):
     `deferred`: does not wait, it is the last user who removes the device."""
     for last in (*[not patient] * 100, True):
         try:
-            _ioctl(_REMOVE, name, deferred * _DEFERRED)
+            _ioctl(_REMOVE, name, deferred * DEFERRED)
             return
         except OSError as error:
             if error.errno != errno.EBUSY or last:
