@@ -53,9 +53,11 @@ bench:
 	@scripts/bench $(if $(BASELINE),baseline)
 
 # What takes too long for every day, two hours under emulation: the machine is killed at a random moment, CUTS=n times
-# (default 100); the long stress runs; and that the tests notice mistakes in the order of writes and in teardown.
+# (default 100); the long stress runs; data races, on a kernel of their own (10 minutes more to build); and that the tests
+# notice mistakes in the order of writes and in teardown.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug cycles-stock stress-debug stress-stock writers-debug
+	@scripts/test vm kunit-race writers-race stress-race churn-race
 	@tests/mutations/run
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The KUnit suites inside the module run when it is loaded, and report in the kernel log.
-# kernels: debug
+# kernels: debug (race)
 set -e
 before=$(dmesg | wc -l)
 modprobe dm-remap
