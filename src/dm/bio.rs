@@ -588,7 +588,10 @@ impl DeferredBio<'_> {
     }
 
     /// Performs the bio's operation for `count` of its sectors from its sector `skip` on, at `sector`
-    /// of `device`, and waits. Keeps FUA. Writes zeroes for [`Op::WriteZeroes`]. May sleep.
+    /// of `device`, and waits. Writes zeroes for [`Op::WriteZeroes`]. May sleep.
+    ///
+    /// Writes with FUA, whether the bio has it or not: it may have had it, and the device that it was sent to have no
+    /// cache, so that the block layer took it off (`submit_bio_noacct`).
     ///
     /// Fails with [`Status::IOERR`] for sectors that the bio does not have.
     pub(crate) fn transfer(&self, device: &Device, sector: u64, skip: u32, count: u32) -> Status {
@@ -601,9 +604,7 @@ impl DeferredBio<'_> {
         }
         match self.op() {
             Op::Read | Op::Write => (),
-            Op::WriteZeroes => {
-                return device.write_zeroes(sector, count, self.bio.has(bindings::REQ_FUA))
-            }
+            Op::WriteZeroes => return device.write_zeroes(sector, count, true),
             _ => return Status::NOTSUPP,
         }
         // SAFETY: The clone shares the bio's pages, which stay until the bio is complete, and that
@@ -621,6 +622,9 @@ impl DeferredBio<'_> {
                 // It is waited for now, whatever the submitter wanted.
                 (*clone).bi_opf &=
                     !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
+                if self.op() == Op::Write {
+                    (*clone).bi_opf |= bindings::REQ_FUA;
+                }
                 (*clone).bi_iter.bi_sector = sector;
                 Ok(())
             })
@@ -647,7 +651,7 @@ impl Drop for DeferredBio<'_> {
 #[kunit_tests(dm_remap_bio)]
 mod tests {
     use super::super::target::TypeObject;
-    use super::super::{Args, DeviceVisitor, Refused, Setup, Stop, TextWriter};
+    use super::super::{Args, DeviceVisitor, Limits, Refused, Setup, Stop, TextWriter};
     use super::*;
     use kernel::{
         bindings::{bio_init, bio_uninit},
@@ -754,6 +758,7 @@ mod tests {
         ) -> Result {
             Ok(())
         }
+        fn io_hints(_: ArcBorrow<'_, Seen>, _: &mut Limits<'_>) {}
         fn iterate_devices(
             _: ArcBorrow<'_, Seen>,
             _: &TargetInfo,
@@ -905,10 +910,8 @@ mod tests {
         let (ctr, dtr) = (ctr.ok_or(EINVAL)?, dtr.ok_or(EINVAL)?);
         let mut words = [c"one", c"two"].map(|word| word.as_char_ptr().cast_mut());
         // SAFETY: A target to be made, and one word.
-        assert_eq!(
-            unsafe { ctr(&mut *ti, 1, words.as_mut_ptr()) },
-            ENODEV.to_errno()
-        );
+        let refused = unsafe { ctr(&mut *ti, 1, words.as_mut_ptr()) };
+        assert_eq!(refused, ENODEV.to_errno());
         // SAFETY: The constructor failed, so this is its sentence.
         assert!(unsafe { CStr::from_char_ptr(ti.error) } == c"Not one, two");
         assert!(ti.private.is_null());

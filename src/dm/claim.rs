@@ -4,14 +4,17 @@
 //!
 //! Device-mapper lets any number of mapped devices open the same device. A target that writes to
 //! a range on its own account claims it first. Tables of one mapped device, the live and the
-//! loaded one, may claim the same range: their lives do not overlap.
+//! loaded one, may claim the same range: their lives do not overlap. Two targets of one table may not.
 
-use super::{device::DeviceRange, target::TargetInfo};
+use super::{
+    device::DeviceRange,
+    target::{TableId, TargetInfo},
+};
 use kernel::{prelude::*, sync::global_lock};
 
 global_lock! {
     // SAFETY: Initialised by `init_claims`, which the module calls before it registers a target.
-    unsafe(uninit) static CLAIMS: Mutex<KVec<(usize, DeviceRange)>> = KVec::new();
+    unsafe(uninit) static CLAIMS: Mutex<KVec<(TableId, DeviceRange)>> = KVec::new();
 }
 
 /// Prepares the list of claims.
@@ -24,23 +27,23 @@ pub(crate) unsafe fn init_claims() {
     unsafe { CLAIMS.init() };
 }
 
-/// A range claimed by a mapped device, until dropped.
+/// A range claimed by a target, until dropped.
 ///
 /// # Invariants
 ///
 /// The pair is in the list of claims, once for this object.
-pub(crate) struct Claim(usize, DeviceRange);
+pub(crate) struct Claim(TableId, DeviceRange);
 
 impl Claim {
-    /// Claims `range` for the mapped device that `ti` is part of. May sleep.
+    /// Claims `range` for `ti`. May sleep.
     ///
-    /// Errors: `EBUSY` if another one holds some of it, `ENOMEM`.
+    /// Errors: `EBUSY` if another mapped device, or another target of the same table, holds some of it, `ENOMEM`.
     pub(crate) fn new(ti: &TargetInfo, range: DeviceRange) -> Result<Self> {
-        let owner = ti.mapped_device();
+        let owner = ti.table_id();
         let mut claims = CLAIMS.lock();
         if claims
             .iter()
-            .any(|(o, r)| *o != owner && r.overlaps(&range))
+            .any(|(other, r)| owner.excludes(other) && r.overlaps(&range))
         {
             return Err(EBUSY);
         }

@@ -45,6 +45,7 @@ pub(crate) use rcu::{Bits, RcuSlice, RcuSliceCell, Version};
 pub(crate) use section::{Section, Sections};
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{
-    Args, DeviceVisitor, Refused, Registration, Setup, Stop, Target, TargetHandle, TargetInfo,
+    Args, DeviceVisitor, Limits, Refused, Registration, Setup, Stop, Target, TargetHandle,
+    TargetInfo,
 };
 pub(crate) use workqueue::Queue;

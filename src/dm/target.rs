@@ -90,16 +90,36 @@ impl TargetInfo {
         unsafe { CStr::from_char_ptr(bindings::dm_table_device_name((*self.as_ptr()).table)) }
     }
 
-    /// Identifies the mapped device among those that exist.
-    pub(crate) fn mapped_device(&self) -> usize {
-        // SAFETY: A target's table is valid as long as the target.
-        unsafe { bindings::dm_table_get_md((*self.as_ptr()).table) as usize }
+    /// Identifies its table and its mapped device among those that exist.
+    pub(super) fn table_id(&self) -> TableId {
+        // SAFETY: Valid by the invariant.
+        let table = unsafe { (*self.as_ptr()).table };
+        TableId {
+            table: table as usize,
+            // SAFETY: A target's table is valid as long as the target.
+            device: unsafe { bindings::dm_table_get_md(table) as usize },
+        }
     }
 
     /// Raises an event: `dmsetup wait` returns, udev hears of it. Process context, may sleep.
     pub(crate) fn event(&self) {
         // SAFETY: A target's table is valid as long as the target.
         unsafe { bindings::dm_table_event((*self.as_ptr()).table) };
+    }
+}
+
+/// A table of a mapped device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct TableId {
+    table: usize,
+    device: usize,
+}
+
+impl TableId {
+    /// Whether targets of both may be active at the same time: those of one table are, and of several
+    /// tables of one device only one is in force.
+    pub(super) fn excludes(&self, other: &Self) -> bool {
+        self.device != other.device || self.table == other.table
     }
 }
 
@@ -248,6 +268,18 @@ impl DeviceVisitor<'_> {
     }
 }
 
+/// What device-mapper is about to tell the block layer of a mapped device, for [`Target::io_hints`] to change.
+///
+/// C: `struct queue_limits` in `include/linux/blkdev.h`.
+pub(crate) struct Limits<'a>(&'a mut kernel::bindings::queue_limits);
+
+impl Limits<'_> {
+    /// Bios are not polled for, whatever the underlying devices can do.
+    pub(crate) fn forbid_polling(&mut self) {
+        self.0.features &= !bindings::BLK_FEAT_POLL;
+    }
+}
+
 /// A target type. See [the module's documentation](super) for the order of calls.
 #[vtable]
 pub(crate) trait Target: Sized + 'static {
@@ -330,6 +362,9 @@ pub(crate) trait Target: Sized + 'static {
         ti: &TargetInfo,
         v: DeviceVisitor<'_>,
     ) -> Result<(), Stop>;
+
+    /// Changes what the underlying devices, as shown by [`Target::iterate_devices`], make of the limits.
+    fn io_hints(data: Borrowed<'_, Self>, limits: &mut Limits<'_>);
 
     /// The target is so busy that a bio would wait. Optional.
     fn busy(_data: Borrowed<'_, Self>) -> bool {
@@ -415,6 +450,7 @@ impl<T: Target> Callbacks<T> {
             status: Some(Self::status),
             message: Some(Self::message),
             iterate_devices: Some(Self::iterate_devices),
+            io_hints: Some(Self::io_hints),
             busy: if T::HAS_BUSY { Some(Self::busy) } else { None },
             // No `prepare_ioctl`: device-mapper then answers every passed-through ioctl with
             // ENOTTY. A target that is more than one device's sectors in order must not forward.
@@ -644,6 +680,16 @@ impl<T: Target> Callbacks<T> {
             Ok(()) => 0,
             Err(Stop(value)) => value,
         }
+    }
+
+    /// # Safety
+    ///
+    /// As said for [`Callbacks`]; `limits` is the callee's for the duration of the call.
+    unsafe extern "C" fn io_hints(ti: *mut dm_target, limits: *mut kernel::bindings::queue_limits) {
+        // SAFETY: Valid for this call, and the constructor succeeded.
+        let (_, data) = unsafe { Self::both(ti) };
+        // SAFETY: As the requirement says.
+        T::io_hints(data, &mut Limits(unsafe { &mut *limits }));
     }
 
     /// # Safety

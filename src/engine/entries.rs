@@ -20,8 +20,12 @@ const ENTRIES_PER_REGION: u64 = 16;
 const BITS_PER_SLOT: u64 = 32;
 /// If more units than one in so many have an entry, regions grow longer than that.
 const UNITS_PER_ENTRY: u64 = 16;
-/// The largest group: 2^6 units.
+/// The largest group: 2^6 units, if that keeps the filter below [`MAX_GROUPS`].
 const MAX_GROUP_SHIFT: u32 = 6;
+/// Bits of the filter, at most: 512 MiB. More than 2 GiB cannot be allocated in one piece.
+const MAX_GROUPS: u64 = 1 << 32;
+/// Regions, at most: 1 GiB of pointers. More entries than 2^31 make them longer.
+const MAX_REGIONS: u64 = 1 << 27;
 
 /// What is known about one unit that is not healthy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,8 +107,19 @@ impl Layout {
         // A spare that is large for its main device is not to cost memory for what will not happen.
         let entries = geometry.slots_total.min(units / UNITS_PER_ENTRY).max(1);
         let times = units / entries.saturating_mul(BITS_PER_SLOT);
-        let group_shift = times.checked_ilog2().unwrap_or(0).min(MAX_GROUP_SHIFT);
-        let regions = entries.div_ceil(ENTRIES_PER_REGION).next_power_of_two();
+        let least = units
+            .div_ceil(MAX_GROUPS)
+            .checked_next_power_of_two()
+            .map_or(0, u64::ilog2);
+        let group_shift = times
+            .checked_ilog2()
+            .unwrap_or(0)
+            .min(MAX_GROUP_SHIFT)
+            .max(least);
+        let regions = entries
+            .div_ceil(ENTRIES_PER_REGION)
+            .min(MAX_REGIONS)
+            .next_power_of_two();
         let region_shift = regions.ilog2();
         let bits = |largest: u64| u64::BITS.saturating_sub(largest.leading_zeros());
         let slot_bits = bits(geometry.slots_total.saturating_sub(1)).max(1);
@@ -465,6 +480,23 @@ mod tests {
             prop_assert!(fixed <= g.units() / 8 + g.slots_total + 64);
             prop_assert!(fixed <= 9 * g.slots_total.min(g.units()) + g.units() / 512 + 64);
             prop_assert_eq!(layout.stride(), if g.unit_sectors > 16 { 2 } else { 1 });
+        }
+
+        #[test]
+        fn even_the_largest_device_needs_no_more_in_one_piece_than_can_be_allocated(
+            main in 40u32..=53, spare in 20u32..=38, shift in 0u32..=6, probe in any::<u64>(),
+        ) {
+            let g = Geometry::plan(1 << main, 1 << spare.min(main - 1), 1 << shift, 2);
+            let Ok(g) = g else { return Ok(()) };
+            let layout = Layout::new(&g);
+            prop_assert!(layout.groups() <= 1 << 32 && layout.regions() <= 1 << 27);
+            for unit in [probe % g.units(), g.units() - 1] {
+                let (unit, slot) = (Unit(unit), Slot((probe % g.slots_total) as u32));
+                let (region, _) = layout.place(unit);
+                let entry = Entry::new(unit, slot, probe & g.unit_mask(unit));
+                let words = layout.pack(&entry);
+                prop_assert_eq!(layout.entry(region, &words[..layout.stride()], 0, || &[]), Some(entry));
+            }
         }
 
         #[test]

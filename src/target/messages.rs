@@ -175,15 +175,20 @@ impl Remap {
                 let _ = new.push_within_capacity(entry);
                 let _ = updates.push_within_capacity(self.update_of(&entry, Cause::Import));
             }
-            // Not committed: the slots stay taken, as a replica may name them.
-            if !self.store.commit(&updates) {
-                return Err(EIO);
-            }
+            let committed = self.store.commit(&updates);
             for entry in &new {
                 self.entries.set(entry.unit, Some(entry));
+                if !committed {
+                    // Some of them may be, and then the slots are these units': so be it, once the table can be
+                    // written again.
+                    let _ = self.lazy.lock().push_within_capacity(entry.unit);
+                }
             }
             if let Some(entry) = new.last() {
                 self.report_entry(entry, "pending");
+            }
+            if !committed {
+                return Err(EIO);
             }
             marked += new.len();
             if full {

@@ -31,12 +31,13 @@ mod units;
 mod vitals;
 
 use crate::dm::{
-    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, MapBio, Mapped,
-    NoIo, Op, Queue, Refused, Section, Sections, Setup, Status, Stop, Target, TargetHandle,
+    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
+    Mapped, NoIo, Op, Queue, Refused, Section, Sections, Setup, Status, Stop, Target, TargetHandle,
     TargetInfo, TextWriter,
 };
 use crate::engine::{
     args::{BadOn, PendingReads, TableLine},
+    entries::Entry,
     format::Cause,
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
     route::{first_part, Cut, Place},
@@ -182,6 +183,7 @@ impl WorkItem<1> for Remap {
 
     fn run(this: Arc<Remap>) {
         this.relocate_marginal();
+        Remap::watch_if_tripped(this.as_arc_borrow());
     }
 }
 
@@ -253,7 +255,7 @@ impl Remap {
         let (sector, count) = (bio.sector(), bio.sectors());
         let counter = match bio.op() {
             Op::Read => &this.counters.reads_redirected,
-            Op::Write => &this.counters.writes_redirected,
+            Op::Write if this.writable => &this.counters.writes_redirected,
             _ => return this.map_slowly(bio, stamp),
         };
         let guard = rcu::read_lock();
@@ -300,7 +302,9 @@ impl Remap {
         }
         let redirected = match op {
             Op::Read => Some(&self.counters.reads_redirected),
-            Op::Write | Op::WriteZeroes if !entry.held => Some(&self.counters.writes_redirected),
+            Op::Write | Op::WriteZeroes if !entry.held && self.writable => {
+                Some(&self.counters.writes_redirected)
+            }
             _ => None,
         };
         if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
@@ -321,6 +325,8 @@ impl Remap {
                 bio.complete(Status::MEDIUM)
             }
             (Op::Read, _) => bio.remap(&self.main, &self.main_offset, stamp),
+            // The block layer only warns of a write to a device that is read-only.
+            (Op::Write | Op::WriteZeroes, _) if !self.writable => bio.complete(Status::IOERR),
             // New mask bits, or a unit on the move: in process context.
             (Op::Write | Op::WriteZeroes, _) => {
                 if bio.is_nowait() {
@@ -342,6 +348,14 @@ impl Remap {
         match slot {
             Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
             None => self.entries.is_on_main(stamp, bio.sector(), bio.sectors()),
+        }
+    }
+
+    /// Has main watched if it does not answer. Any context.
+    fn watch_if_tripped(this: ArcBorrow<'_, Self>) {
+        if this.is_tripped() && !this.suspending.load(Acquire) {
+            // Already queued is as good.
+            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
         }
     }
 
@@ -384,6 +398,16 @@ impl Remap {
                 // For the next sync, by a message or at the next suspend or resume.
                 let _ = self.lazy.lock().push_within_capacity(unit);
                 return;
+            }
+            if let Some(entry) = entry.filter(|e| e.held) {
+                // The table says again what memory does.
+                self.entries.set(
+                    unit,
+                    Some(&Entry {
+                        held: false,
+                        ..entry
+                    }),
+                );
             }
         }
     }
@@ -446,7 +470,10 @@ impl Target for Remap {
         }
         let claim = Claim::new(setup.info(), spare_range).map_err(|error| {
             if error == EBUSY {
-                Refused(c"Spare region belongs to another mapped device", error)
+                Refused(
+                    c"Spare region belongs to another mapped device or target",
+                    error,
+                )
             } else {
                 error.into()
             }
@@ -542,6 +569,8 @@ impl Target for Remap {
     }
 
     fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
+        // Works that go on until suspending begins are to end, too, if it never did: the table was not in force.
+        this.suspending.store(true, Release);
         // With this, nothing runs any more that holds a reference: the last one is the caller's.
         this.queue.drain();
     }
@@ -593,9 +622,7 @@ impl Target for Remap {
 
     fn process(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
         Self::recover(this, bio);
-        if this.is_tripped() && !this.suspending.load(Acquire) {
-            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
-        }
+        Self::watch_if_tripped(this);
     }
 
     fn presuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
@@ -640,9 +667,7 @@ impl Target for Remap {
         if !this.marginal.lock().is_empty() {
             let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
         }
-        if this.is_tripped() {
-            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
-        }
+        Self::watch_if_tripped(this);
         this.report_mode();
     }
 
@@ -710,7 +735,17 @@ impl Target for Remap {
         args: &Args,
         out: &mut TextWriter<'_>,
     ) -> Result {
-        this.obey(ti.len(), args, out)
+        let done = this.obey(ti.len(), args, out);
+        Self::watch_if_tripped(this);
+        done
+    }
+
+    fn io_hints(this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
+        // Of a bio that was cut, the rest comes with device-mapper's mark that there is a list of polled bios in
+        // `bi_private` (`dm_queue_poll_io`), which another mapped device below would look for in the clone's.
+        if this.main.is_bio_based() || this.store.spare().is_bio_based() {
+            limits.forbid_polling();
+        }
     }
 
     fn iterate_devices(

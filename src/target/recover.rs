@@ -258,7 +258,7 @@ impl Remap {
             match self.write_runs(bio, part, bits, slot) {
                 Ok(()) => {
                     let entry = Entry::new(part.unit, slot, bits);
-                    let done = self.establish(None, &entry, Cause::Write);
+                    let done = self.establish(None, &entry, false, Cause::Write);
                     return if done { Ok(()) } else { Err(error) };
                 }
                 // Nothing is in the slot yet: another one does as well.
@@ -289,7 +289,7 @@ impl Remap {
                     ..old
                 };
                 // If the table says so already, there is nothing to commit.
-                let done = old == new || self.establish(Some(old), &new, Cause::Write);
+                let done = old == new || self.establish(Some(old), &new, old.held, Cause::Write);
                 if done {
                     Ok(())
                 } else {
@@ -381,11 +381,21 @@ impl Remap {
     /// Commits `new`, whose slot has its data, and shows it to `map`. The caller has the unit's lock.
     ///
     /// `false`: not committed. `old` stays, or a pending entry comes into force: as a replica may say
-    /// what `new` does, no write to the unit may go by without a commit.
-    pub(super) fn establish(&self, old: Option<Entry>, new: &Entry, cause: Cause) -> bool {
+    /// what `new` does, no write to the unit may go by without a commit. Nor may one that has been on its way to
+    /// main, if the data was `copied` from there before that ended: then the entry stays held.
+    pub(super) fn establish(
+        &self,
+        old: Option<Entry>,
+        new: &Entry,
+        copied: bool,
+        cause: Cause,
+    ) -> bool {
         let done = self.store.commit(&[self.update_of(new, cause)]);
         let pending = Entry::new(new.unit, new.slot, 0);
-        let stays = old.unwrap_or(pending);
+        let stays = Entry {
+            held: copied,
+            ..old.unwrap_or(pending)
+        };
         let entry = if done { new } else { &stays };
         self.entries.set(new.unit, Some(entry));
         if !done {

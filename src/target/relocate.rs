@@ -7,7 +7,7 @@
 //!
 //! [`Entries::hold`]: super::entries::Entries::hold
 
-use super::Remap;
+use super::{store::MAX_UPDATES, Remap};
 use crate::dm::{IoBuffer, NoIo, Status};
 use crate::engine::{
     entries::{Entry, Loss},
@@ -145,7 +145,7 @@ impl Remap {
                 self.entries.set(unit, found.as_ref());
                 return Ok(new.mask);
             }
-            return if self.establish(found, &new, cause) {
+            return if self.establish(found, &new, true, cause) {
                 Ok(new.mask)
             } else {
                 Err(EIO)
@@ -338,7 +338,8 @@ impl Remap {
                 complete &= updates.push_within_capacity(update).is_ok();
             }
         });
-        if !complete {
+        // Only a forged table has more: they would not fit into one commit.
+        if !complete || updates.len() > MAX_UPDATES {
             self.entries.set(unit, Some(&old));
             return Restored::Stays;
         }

@@ -12,14 +12,14 @@
 //! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
 
 use super::{counter::Counter, entries::Entries};
-use crate::dm::{self, Device, IoBuffer, Status};
+use crate::dm::{self, Device, IoBuffer, Refused, Status};
 use crate::engine::{
     entries::{Entry, Loss},
     format::{self, Block, Cause, State, Superblock, Update, Uuid},
     geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
     image::{self, Finding, Found, Seen, Severity, Standing},
     slots::SlotMap,
-    Refusal, Slot, Unit,
+    Slot, Unit,
 };
 use kernel::{
     new_condvar, new_mutex,
@@ -203,12 +203,13 @@ impl Store {
     ///
     /// `None`: the region is blank, that is zero at both ends. Refused: anything else that is not ours.
     /// May sleep.
-    pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refusal> {
-        let no_memory = |_| c"Not enough memory or other resources";
-        let mut buffer = IoBuffer::new(BLOCK_SIZE).map_err(no_memory)?;
-        let mut room = IoBuffer::new(BLOCK_SIZE).map_err(no_memory)?;
+    pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refused> {
+        let mut buffer = IoBuffer::new(BLOCK_SIZE)?;
+        let mut room = IoBuffer::new(BLOCK_SIZE)?;
+        let mut is_readable = true;
         let mut read = |number: u64, to: &mut Block| {
             let read = spare.read(start + number * BLOCK_SECTORS, BLOCK, &mut buffer);
+            is_readable &= read.is_ok();
             as_block(buffer.bytes(), 0)
                 .filter(|_| read.is_ok())
                 .map(|block| *to = *block)
@@ -219,7 +220,8 @@ impl Store {
         if ends.are_zero() {
             Ok(None)
         } else {
-            ends.judge()
+            let error = if is_readable { EINVAL } else { EIO };
+            ends.judge().map_err(|why| Refused(why, error))
         }
     }
 
@@ -262,25 +264,25 @@ impl Store {
         format: bool,
     ) -> Result {
         let g = &self.geometry;
-        let refuse = |why: Refusal| {
+        let refuse = |Refused(why, error)| {
             pr_err!(
                 "{}: {}\n",
                 name.to_str().unwrap_or("?"),
                 why.to_str().unwrap_or("?")
             );
-            EINVAL
+            error
         };
         let found = Self::probe(&self.spare, self.start, g.spare_sectors).map_err(refuse)?;
         match found {
             None if !writable || !format => {
-                Err(refuse(c"Spare is blank, and must not be formatted"))
+                Err(refuse(c"Spare is blank, and must not be formatted".into()))
             }
             None => {
                 self.format(name)?;
                 entries.load(&[], &[])
             }
             Some(found) if found.superblock.geometry != *g => Err(refuse(
-                c"Spare was formatted anew since the table was loaded",
+                c"Spare was formatted anew since the table was loaded".into(),
             )),
             Some(found) => {
                 let doubt = found
@@ -300,7 +302,10 @@ impl Store {
                     Superblock::read(b, copy, dm::crc32c).as_ref() == Ok(&found.superblock)
                 });
                 if read.is_err() || !same {
-                    return Err(refuse(c"Superblock: cannot be read a second time"));
+                    return Err(refuse(Refused(
+                        c"Superblock: cannot be read a second time",
+                        EIO,
+                    )));
                 }
                 let name = name.to_str().unwrap_or("?");
                 let damaged = self.load(name, &mut disk, &found.superblock, entries)?;

@@ -3,7 +3,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 37
+plan 39
 
 data /run/data 64
 data /run/other 64
@@ -171,6 +171,26 @@ readonly_table() {
 }
 check "a read-only table serves its entries, refuses writes and makes no entries" readonly_table
 dmsetup remove r
+good main 6503
+create r /dev/main /dev/spare
+message r mark 7000
+dmsetup create above --table "0 16384 linear /dev/mapper/r 0"
+dmsetup load -r r --table "$(table /dev/main /dev/spare)"
+dmsetup resume r
+get /dev/spare 0 8192 >/run/spare
+readonly_below() {
+	local at
+	# Relocated, partial and pending ones.
+	for at in $(list r | awk '{ print $1 }'); do
+		get /dev/mapper/r "$at" 8 >/run/part
+		not put /run/part /dev/mapper/above "$at"
+	done
+	same /run/spare /dev/spare
+	expect "0" field r writes_redirected
+}
+check "nor does one that writes reach from a device above, made when it was not read-only" readonly_below
+dmsetup remove above
+dmsetup remove r
 
 # --- Limits, which are those of both devices
 
@@ -309,6 +329,19 @@ polled_nowait() {
 }
 check "and polled writes of pending sectors go to a slot" polled_nowait
 dmsetup remove r
+dmsetup create lower --table "0 16384 linear /dev/main 0"
+create r /dev/mapper/lower /dev/spare
+polled_above() {
+	expect 1 cat "/sys/block/dm-$(dmsetup info -c --noheadings -o minor lower)/queue/io_poll"
+	expect 0 limit io_poll
+	# Across entries, so that bios are cut.
+	fails_with "Operation not supported" polled --rw=randread --bs=16k --iodepth=8 --io_size=4m --randseed=3
+	fio --name=unpolled --filename=/dev/mapper/r --direct=1 --ioengine=io_uring --rw=randwrite --bs=16k --iodepth=8 --io_size=4m \
+		--verify=crc32c --output=/run/fio
+}
+check "over a device of device-mapper there is no polling, and what asks for it is told so" polled_above
+dmsetup remove r
+dmsetup remove lower
 remove_disk main spare
 
 # --- Write-zeroes: loop devices know it, and null_blk has it done with pages of zeroes

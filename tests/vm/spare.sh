@@ -4,7 +4,7 @@
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 40
+plan 41
 
 disk main 8
 disk main2 8
@@ -107,12 +107,30 @@ check "main and spare on one device side by side work" beside
 restore /run/good
 create r /dev/main /dev/spare
 second() {
-	refused "Spare region belongs to another mapped device" create second /dev/main2 /dev/spare
-	refused "Spare region belongs to another mapped device" \
+	refused "Spare region belongs to another mapped device or target" create second /dev/main2 /dev/spare
+	refused "Spare region belongs to another mapped device or target" \
 		dmsetup create second --table "0 16384 remap /dev/main2 0 /dev/spare $((length - 8))"
 	three_there
 }
 check "a region that serves a device is refused to a second one, in part too" second
+twice() {
+	refused "Spare region belongs to another mapped device or target" dmsetup create second <<-TABLE
+		0 8192 remap /dev/main2 0 /dev/spare2 0
+		8192 8192 remap /dev/main2 8192 /dev/spare2 0
+	TABLE
+	dmsetup create second <<-TABLE
+		0 8192 remap /dev/main2 0 /dev/spare2 0 2 spare_sectors 2048
+		8192 8192 remap /dev/main2 8192 /dev/spare2 2048 2 spare_sectors 2048
+	TABLE
+	put /run/data /dev/mapper/second 1000
+	put /run/data /dev/mapper/second 9000
+	same /run/data /dev/main2 1000
+	same /run/data /dev/main2 9000
+	dmsetup remove second
+}
+disk spare2 2
+check "and to two targets of one table, unless each has a part of its own" twice
+remove_disk spare2
 reload() {
 	dmsetup load r --table "$(table /dev/main /dev/spare)"
 	dmsetup resume r

@@ -3,7 +3,7 @@
 # kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 28
+plan 29
 
 main=32768
 scsi 24
@@ -196,6 +196,16 @@ storm() {
 check "ten thousand transport errors: no entry" storm
 disarm
 check "and main has what it had" same /run/model /dev/mapper/r
+by_messages() {
+	local sector
+	patch main 0 $main error
+	for sector in 1000 2000 3000 4000 5000 6000 7000 8000; do not message r remap $sector; done
+	expect tripped field r mode
+	patch main
+	soon expect active field r mode
+	expect "" list r
+}
+check "main found dead by messages alone: tripped, and active by itself once main answers" by_messages
 spare_untouched() {
 	dmsetup remove r
 	create r /dev/mapper/main /dev/spare
