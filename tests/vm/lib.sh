@@ -218,6 +218,21 @@ heal() {
 	[[ ! -e $nullb/base ]] || good base 0 $(($(blockdev --getsz /dev/base) - 1))
 }
 
+# faults KIND: with faults injected (failslab, fail_page_alloc, fail_make_request), all that can fail may. On the debug kernel.
+faults() {
+	local dir=/sys/kernel/debug/$1
+	[[ ! -e $dir/ignore-gfp-wait ]] || echo N >"$dir/ignore-gfp-wait"
+	[[ ! -e $dir/min-order ]] || echo 0 >"$dir/min-order"
+	echo 0 >"$dir/verbose"
+}
+# fault_below KIND require|reject MODULE: only below this module's functions, or not below them.
+fault_below() {
+	local dir=/sys/kernel/debug/$1 symbols
+	symbols=$(awk -v module="[$3]" '$4 == module && tolower($2) == "t" { print $1 }' /proc/kallsyms | sort)
+	echo "0x$(head -n 1 <<<"$symbols")" >"$dir/$2-start"
+	printf '0x%x\n' $((16#$(tail -n 1 <<<"$symbols") + 4096)) >"$dir/$2-end"
+}
+
 # fails_with TEXT COMMAND [ARG...]: the command fails and says so.
 fails_with() {
 	not "${@:2}" 2>/run/said

@@ -118,17 +118,10 @@ wait
 
 # injecting WHAT PERCENT COMMAND...: below the module's functions, but not in null_blk, so many allocations fail.
 injecting() {
-	local dir=/sys/kernel/debug/$1 module symbol end status
-	for symbol in require reject; do
-		[[ $symbol == require ]] && module=dm_remap || module=null_blk
-		awk -v module="[$module]" '$4 == module && tolower($2) == "t" { print $1 }' /proc/kallsyms | sort >/run/symbols
-		echo "0x$(head -n 1 /run/symbols)" >"$dir/$symbol-start"
-		end=$(tail -n 1 /run/symbols)
-		printf '0x%x\n' $((16#${end} + 4096)) >"$dir/$symbol-end"
-	done
-	echo N >"$dir/ignore-gfp-wait"
-	[[ ! -e $dir/min-order ]] || echo 0 >"$dir/min-order"
-	echo 0 >"$dir/verbose"
+	local dir=/sys/kernel/debug/$1 status
+	faults "$1"
+	fault_below "$1" require dm_remap
+	fault_below "$1" reject null_blk
 	echo 1000000 >"$dir/times"
 	echo "$2" >"$dir/probability"
 	run "${@:3}"
