@@ -604,7 +604,7 @@ impl DeferredBio<'_> {
         }
         match self.op() {
             Op::Read | Op::Write => (),
-            Op::WriteZeroes => return device.write_zeroes(sector, count, true),
+            Op::WriteZeroes => return device.write_zeroes(sector, count),
             _ => return Status::NOTSUPP,
         }
         // SAFETY: The clone shares the bio's pages, which stay until the bio is complete, and that
