@@ -463,11 +463,12 @@ mod tests {
             prop_assert_eq!(layout.unit(region, key), unit);
             prop_assert!(layout.group_of(unit) < layout.groups());
             let (first, last) = layout.units_of(layout.group_of(unit));
-            prop_assert!(first <= unit && unit <= last && last.0 - first.0 < 64);
+            let group = last.0 - first.0 + 1;
+            prop_assert!(first <= unit && unit <= last && group <= 64.max(2 * (g.units() >> 32)));
             // Neighbours of other groups are in other regions, and keys ascend.
             let next = layout.place(Unit(last.0 + 1));
             prop_assert!(layout.regions() == 1 || next.0 != region);
-            prop_assert!(key < layout.place(Unit(unit.0 + (layout.regions() as u64) * 64)).1);
+            prop_assert!(key < layout.place(Unit(unit.0 + (layout.regions() as u64) * group.max(64))).1);
             let entry = Entry {
                 lost: 0, held: probe & 1 != 0, ..Entry::new(
                     unit, Slot((probe % g.slots_total) as u32), probe & g.unit_mask(Unit(0)))

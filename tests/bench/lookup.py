@@ -1,4 +1,4 @@
-"""lookup.py LOG CRITERION PLOT: what `scripts/build cargo bench` found (its output; build/host/criterion), as tables in
+"""lookup.py LOG CRITERION PLOT: what `scripts/build cargo bench` found (its output; criterion in the cache), as tables in
 Markdown, and the time of a look-up drawn as SVG."""
 
 import json
