@@ -1,5 +1,6 @@
 #!/bin/bash
 # With no slot left a write over bad sectors fails as it does without dm-remap, and nothing else suffers.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 14

@@ -1,5 +1,6 @@
 #!/bin/bash
 # What was acknowledged before the machine was killed without warning is there afterwards.
+# kernels: stock (debug)
 # disks: 24M 8M 1M
 # boots: 98 0
 # shellcheck source=tests/vm/lib.sh

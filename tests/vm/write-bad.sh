@@ -1,5 +1,6 @@
 #!/bin/bash
 # A write over bad sectors succeeds, and exactly these sectors move.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 12
