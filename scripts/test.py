@@ -21,8 +21,10 @@ Logs: build/test/. The last line is `N passed, N failed`.
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -191,12 +193,22 @@ def object_test():
     return int(run.returncode == 0), int(run.returncode != 0)
 
 
+def mutations_test():
+    """Whether the patches that tests/mutations/run applies still fit the source."""
+    patches = sorted((ROOT / "tests/mutations").glob("*.patch"))
+    with tempfile.TemporaryDirectory() as copy:  # outside a repository, git applies patches as patch does
+        shutil.copytree(ROOT / "src", Path(copy) / "src")
+        stale = [p.stem for p in patches if subprocess.run(["git", "apply", "--check", p], cwd=copy, check=False).returncode]
+    print(f"{'FAIL' if stale else 'ok':4} mutations: {len(patches)} patches" + "".join(f"\n       does not apply: {p}" for p in stale), flush=True)
+    return len(patches) - len(stale), len(stale)
+
+
 def main():
     what, names = sys.argv[1], sys.argv[2:]
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = [host_tests] if what in ("host", "all") else []
     if what in ("vm", "all"):
-        jobs += [] if names else [object_test]
+        jobs += [] if names else [object_test, mutations_test]
         runs = vm_runs(names)
         for name in names:
             if not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
