@@ -68,6 +68,11 @@ bool dmr_bdev_is_bio_based(struct block_device *bdev)
 	return !queue_is_mq(bdev_get_queue(bdev));
 }
 
+bool dmr_bdev_write_cache(struct block_device *bdev)
+{
+	return bdev_write_cache(bdev);
+}
+
 bool dmr_ratelimit(void)
 {
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);

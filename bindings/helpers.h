@@ -20,6 +20,7 @@ unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
 bool dmr_bdev_is_bio_based(struct block_device *bdev);
+bool dmr_bdev_write_cache(struct block_device *bdev);
 bool dmr_ratelimit(void);
 int dmr_init_srcu_fast_updown(struct srcu_struct *srcu);
 struct srcu_ctr __percpu *dmr_srcu_down_read_fast(struct srcu_struct *srcu);

@@ -590,11 +590,18 @@ impl DeferredBio<'_> {
     /// Performs the bio's operation for `count` of its sectors from its sector `skip` on, at `sector`
     /// of `device`, and waits. Writes zeroes for [`Op::WriteZeroes`]. May sleep.
     ///
-    /// Writes with FUA, whether the bio has it or not: it may have had it, and the device that it was sent to have no
-    /// cache, so that the block layer took it off (`submit_bio_noacct`).
+    /// Writes with FUA if the bio has it, or if `fua`: it may have had it, and have been sent to a device without a
+    /// cache, for which the block layer takes it off (`submit_bio_noacct`).
     ///
     /// Fails with [`Status::IOERR`] for sectors that the bio does not have.
-    pub(crate) fn transfer(&self, device: &Device, sector: u64, skip: u32, count: u32) -> Status {
+    pub(crate) fn transfer(
+        &self,
+        device: &Device,
+        sector: u64,
+        skip: u32,
+        count: u32,
+        fua: bool,
+    ) -> Status {
         if count == 0
             || skip
                 .checked_add(count)
@@ -604,7 +611,10 @@ impl DeferredBio<'_> {
         }
         match self.op() {
             Op::Read | Op::Write => (),
-            Op::WriteZeroes => return device.write_zeroes(sector, count),
+            Op::WriteZeroes => {
+                let fua = fua || self.bio.has(bindings::REQ_FUA);
+                return device.write_zeroes(sector, count, fua);
+            }
             _ => return Status::NOTSUPP,
         }
         // SAFETY: The clone shares the bio's pages, which stay until the bio is complete, and that
@@ -622,7 +632,7 @@ impl DeferredBio<'_> {
                 // It is waited for now, whatever the submitter wanted.
                 (*clone).bi_opf &=
                     !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
-                if self.op() == Op::Write {
+                if fua && self.op() == Op::Write {
                     (*clone).bi_opf |= bindings::REQ_FUA;
                 }
                 (*clone).bi_iter.bi_sector = sector;

@@ -103,6 +103,12 @@ impl Device {
         unsafe { bindings::dmr_bdev_is_zoned(self.bdev()) }
     }
 
+    /// Whether it has a volatile write cache. May change.
+    pub(crate) fn has_write_cache(&self) -> bool {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_write_cache(self.bdev()) }
+    }
+
     /// Whether it gets bios as they are, as another mapped device does, and not requests.
     pub(crate) fn is_bio_based(&self) -> bool {
         // SAFETY: The block device is open as long as `self`.

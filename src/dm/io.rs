@@ -110,10 +110,13 @@ impl Device {
         .check()
     }
 
-    /// Writes `sectors` sectors of zeroes to `sector`, with FUA. May sleep.
-    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32) -> Status {
+    /// Writes `sectors` sectors of zeroes to `sector`. May sleep.
+    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32, fua: bool) -> Status {
         const PAGE: u32 = (kernel::page::PAGE_SIZE >> 9) as u32;
-        let opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_SYNC | bindings::REQ_FUA;
+        let mut opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_SYNC;
+        if fua {
+            opf |= bindings::REQ_FUA;
+        }
         let mut done = 0;
         while done < sectors {
             let count = PAGE.min(sectors - done);

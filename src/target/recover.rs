@@ -106,6 +106,11 @@ impl Remap {
             .sector(self.geometry.slot_sector(slot) + u64::from(offset))
     }
 
+    /// Whether a write may have lost its FUA on the way to one device that the other one needs. May change.
+    fn may_lack_fua(&self) -> bool {
+        self.main.has_write_cache() != self.store.spare().has_write_cache()
+    }
+
     // ---- Reads
 
     /// Reads `part` of a failed read again, block by block.
@@ -171,12 +176,12 @@ impl Remap {
         self.sections.within(|| match self.entries.get(unit) {
             Some(e) if e.mask & bits == bits => {
                 let sector = self.slot_sector(e.slot, offset);
-                bio.transfer(self.store.spare(), sector, skip, count)
+                bio.transfer(self.store.spare(), sector, skip, count, false)
             }
             Some(e) if e.lost & bits != 0 => Status::MEDIUM,
             _ => {
                 let sector = self.main_sector(unit, offset);
-                let status = bio.transfer(&self.main, sector, skip, count);
+                let status = bio.transfer(&self.main, sector, skip, count, false);
                 if status.is_ok() {
                     self.vitals.worked(bio.sector() + u64::from(skip));
                 }
@@ -223,7 +228,7 @@ impl Remap {
         let (mut bits, mut error) = (0, Status::IOERR);
         self.each_block(part, |skip, offset, count| {
             let sector = self.main_sector(part.unit, offset);
-            let status = bio.transfer(&self.main, sector, skip, count);
+            let status = bio.transfer(&self.main, sector, skip, count, self.may_lack_fua());
             if status.is_ok() {
                 self.vitals.worked(bio.sector() + u64::from(skip));
             } else {
@@ -342,7 +347,7 @@ impl Remap {
             let count = (left >> offset).trailing_ones();
             let skip = part.skip + (offset - part.offset());
             let sector = self.slot_sector(slot, offset);
-            bio.transfer(self.store.spare(), sector, skip, count)
+            bio.transfer(self.store.spare(), sector, skip, count, self.may_lack_fua())
                 .check()?;
             left &= !mask_of(offset, count);
         }
