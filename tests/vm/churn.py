@@ -1046,8 +1046,8 @@ def flags(name):
 
 
 def rare(seconds):
-    """What was not done often enough for so many seconds."""
-    return [k for k, least in KINDS.items() if SHARED.count(k) < max(1, least * seconds // 100)]
+    """What was not done often enough for so many seconds; in a long time there is no more to come of yet more."""
+    return [k for k, least in KINDS.items() if SHARED.count(k) < max(1, least * min(seconds, 300) // 100)]
 
 
 def churn(seconds, seed):
