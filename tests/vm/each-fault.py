@@ -153,8 +153,8 @@ def every_fault(prepare):
             if error or not fired:
                 plain(expected)
             else:
-                # It did without.
-                if prepare is not load:
+                # It did without. Of the many such, each third is looked at.
+                if prepare is not load and nth % 3 == 0:
                     verify(expected)
                 dm.remove(NAME)
         except Exception as failed:

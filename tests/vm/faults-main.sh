@@ -1,13 +1,14 @@
 #!/bin/bash
-# The fault matrix on main: each operation, each kind of error, over one block, a unit, a MiB, with the data read back.
+# The fault matrix on main: each operation, each kind of error, over one block, a unit, and with ALL a MiB, with the data read back.
 # kernels: stock (debug)
+# all-args: MiB
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
 # Cells that cannot exist: a flush has no extent; dust passes discards on, and neither dust, flakey, error targets nor
 # null_blk's bad blocks fail a flush; write-zeroes is a command of its own on the SCSI disk, on null_blk it is writes.
-bad=(medium ioerr target error flakey null) other=(transport timeout) all=(block unit MiB)
+bad=(medium ioerr target error flakey null) other=(transport timeout) all=(block unit "$@")
 # The debug kernel has dust, and takes ten times as long.
 [[ $VM_KERNEL == stock ]] || bad=(medium null dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)

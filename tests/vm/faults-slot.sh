@@ -1,6 +1,7 @@
 #!/bin/bash
-# The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, a MiB.
+# The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, and with ALL a MiB.
 # kernels: stock (debug)
+# all-args: MiB
 # vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
@@ -9,7 +10,7 @@
 # one; of a discard nothing reaches a slot, of whatever size it is; write-zeroes is a command of its own on the SCSI
 # disk only. The device-mapper targets say what null_blk says, IOERR, and the timeout is like the transport error: these
 # are tried on a unit.
-bad=(medium ioerr null error flakey) other=(transport timeout) all=(block unit MiB)
+bad=(medium ioerr null error flakey) other=(transport timeout) all=(block unit "$@")
 # The debug kernel has dust, and takes ten times as long.
 [[ $VM_KERNEL == stock ]] || bad=(medium dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)
