@@ -4,7 +4,7 @@ A fault is an allocation that fails, or a request for I/O on main or spare, call
 (`/proc/thread-self/fail-nth`, Documentation/fault-injection). What the step starts elsewhere, as works, has none.
 
 If the step fails, it says so with a sensible error, and a plain activation after that finds all entries and all data. If
-not, they are there at once.
+it did without, they are there at once (looked at after every third of these steps).
 """
 
 import collections
