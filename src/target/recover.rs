@@ -387,18 +387,18 @@ impl Remap {
     ///
     /// `false`: not committed. `old` stays, or a pending entry comes into force: as a replica may say
     /// what `new` does, no write to the unit may go by without a commit. Nor may one that has been on its way to
-    /// main, if the data was `copied` from there before that ended: then the entry stays held.
+    /// main, if the slot's data was copied from there before that ended: then `held`, which the entry stays.
     pub(super) fn establish(
         &self,
         old: Option<Entry>,
         new: &Entry,
-        copied: bool,
+        held: bool,
         cause: Cause,
     ) -> bool {
         let done = self.store.commit(&[self.update_of(new, cause)]);
         let pending = Entry::new(new.unit, new.slot, 0);
         let stays = Entry {
-            held: copied,
+            held,
             ..old.unwrap_or(pending)
         };
         let entry = if done { new } else { &stays };

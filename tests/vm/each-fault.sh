@@ -18,6 +18,9 @@ for kind in failslab fail_page_alloc fail_make_request; do
 done
 echo 1 >/sys/block/main/make-it-fail
 echo 1 >/sys/block/spare/make-it-fail
+# The faults include a request that null_blk leaves to time out.
+echo 200 >/sys/block/main/queue/io_timeout
+echo 200 >/sys/block/spare/queue/io_timeout
 # Else each device waits for several grace periods.
 echo 1 >/sys/kernel/rcu_expedited
 exec python3 /host/each-fault.py

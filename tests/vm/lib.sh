@@ -218,9 +218,16 @@ heal() {
 	[[ ! -e $nullb/base ]] || good base 0 $(($(blockdev --getsz /dev/base) - 1))
 }
 
-# faults KIND: with faults injected (failslab, fail_page_alloc, fail_make_request), all that can fail may. On the debug kernel.
+# faults KIND: with faults injected (failslab, fail_page_alloc, fail_make_request), all that can fail may, but for what the
+# kernel's own checks allocate. On the debug kernel.
 faults() {
-	local dir=/sys/kernel/debug/$1
+	local dir=/sys/kernel/debug/$1 cache
+	if [[ $1 == failslab ]]; then
+		for cache in /sys/kernel/slab/*; do
+			[[ $cache == */@(kmemleak_*|debug_objects_cache) ]] || echo 1 >"$cache/failslab"
+		done
+		echo Y >"$dir/cache-filter"
+	fi
 	[[ ! -e $dir/ignore-gfp-wait ]] || echo N >"$dir/ignore-gfp-wait"
 	[[ ! -e $dir/min-order ]] || echo 0 >"$dir/min-order"
 	echo 0 >"$dir/verbose"

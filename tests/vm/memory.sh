@@ -102,11 +102,11 @@ killed() { awk '/^oom_kill / { print $2 }' /proc/vmstat; }
 echo -1000 >/proc/self/oom_score_adj
 touch /run/hungry
 hog >/run/hog 2>&1 &
-# short COMMAND...: again and again, until the hog has had all memory twice more.
+# short COMMAND...: again and again, until the hog has had all memory once more.
 short() {
 	local before
 	before=$(killed)
-	while (($(killed) < before + 2)); do "$@"; done
+	while (($(killed) < before + 1)); do "$@"; done
 }
 check "memory is short: a file system over bad sectors" short files
 check "memory is short: new entries by writing" short new_writes

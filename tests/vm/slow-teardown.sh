@@ -13,13 +13,18 @@ for first in 1000 2000 3000 4000 5000 6000; do
 done
 data /run/data 32
 # Each access takes so long: a write of 32 sectors over bad ones is retried sector by sector, which takes 33 times that.
-ms=40
+ms=50
 dmsetup create main --table "0 $(blockdev --getsz /dev/disk) delay /dev/disk 0 $ms"
 dmsetup create spare --table "0 8192 delay /dev/sparedisk 0 $ms"
 create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
 
+in_flight() {
+	local requests
+	read -ra requests <"$2"
+	((requests[0] + requests[1] >= $1))
+}
 # under_way N: so many requests have reached the device. What comes after a suspension began waits for the resumption.
-under_way() { soon eval "((\$(awk '{ print \$1 + \$2 }' /sys/dev/block/$(dmsetup info -c --noheadings -o major,minor r)/inflight) >= $1))"; }
+under_way() { soon in_flight "$1" "/sys/dev/block/$(dmsetup info -c --noheadings -o major,minor r)/inflight"; }
 
 # writing SECTOR COMMAND...: runs the command while a write is being recovered; the write must succeed.
 writing() {
@@ -39,9 +44,10 @@ fast() {
 	dmsetup load main --table "0 $(blockdev --getsz /dev/disk) linear /dev/disk 0"
 	dmsetup resume main
 }
+# slow [MS]
 slow() {
 	dmsetup suspend main
-	dmsetup load main --table "0 $(blockdev --getsz /dev/disk) delay /dev/disk 0 $ms"
+	dmsetup load main --table "0 $(blockdev --getsz /dev/disk) delay /dev/disk 0 ${1:-$ms}"
 	dmsetup resume main
 }
 
@@ -86,11 +92,14 @@ deferred() {
 check "remove --deferred takes the device away once the write is through" deferred
 reading() {
 	local reader
+	slow 400 # 8 sectors, not 32
 	get /dev/mapper/r 6000 8 >/dev/null &
 	reader=$!
 	under_way 1
+	kill -0 $reader
 	dmsetup suspend r
 	fails wait $reader
+	slow
 	# The entry was made after the suspending began, and is on the spare all the same.
 	dmsetup remove r
 	create r /dev/mapper/main /dev/mapper/spare
