@@ -52,7 +52,7 @@ test-vm:
 bench:
 	@scripts/bench $(if $(BASELINE),baseline)
 
-# What takes too long for every day, two hours under emulation: the machine is killed at a random moment, CUTS=n times
+# What takes too long for every day, an hour under emulation: the machine is killed at a random moment, CUTS=n times
 # (default 100); the long stress runs; data races, on a kernel of their own (10 minutes more to build); and that the tests
 # notice mistakes in the order of writes and in teardown.
 soak:

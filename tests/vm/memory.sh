@@ -134,7 +134,7 @@ if [[ $VM_KERNEL == debug ]]; then
 	for what in failslab fail_page_alloc; do
 		check "$what: a file system over bad sectors" injecting $what 10 files
 		check "$what: new entries by writing" injecting $what 10 new_writes
-				check "$what: messages" injecting $what 10 messages stubborn
+		check "$what: messages" injecting $what 10 messages stubborn
 		check "$what: pending entries by reading" injecting $what 10 unreadable
 	done
 	echo "# allocations failed: $(xargs </run/injected)"
