@@ -3,7 +3,7 @@
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
     # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
-    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 300 s); paths are relative to the project
+    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 600 s); paths are relative to the project
     # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
@@ -98,7 +98,7 @@ def scenario(script, kernel):
     name = f"{script.stem}-{kernel}"
     start = time.monotonic()
     passed, failed, skipped = 0, [], 0
-    options = ["--kernel", kernel, "--timeout", "300"]
+    options = ["--kernel", kernel, "--timeout", "600"]
     for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
         options += ["--include", str(helper)]
     images = []

@@ -2,7 +2,6 @@
 # The fault matrix on main: each operation, each kind of error, over one block, a unit, and with ALL a MiB, with the data read back.
 # kernels: stock (debug)
 # all-args: MiB
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

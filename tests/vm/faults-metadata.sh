@@ -1,7 +1,6 @@
 #!/bin/bash
 # The fault matrix on metadata: table blocks that cannot be written or read, flushes that fail, a spare that is gone.
 # kernels: stock (debug)
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

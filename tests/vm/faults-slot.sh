@@ -2,7 +2,6 @@
 # The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, and with ALL a MiB.
 # kernels: stock (debug)
 # all-args: MiB
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

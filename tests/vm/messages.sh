@@ -1,7 +1,6 @@
 #!/bin/bash
 # dmsetup message: what each prints and does; a bad one changes nothing.
 # kernels: stock (debug)
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

@@ -1,7 +1,6 @@
 #!/bin/bash
 # 1,000 units that take a second to fail are recovered side by side, and nobody else waits for them.
 # kernels: stock (debug)
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 13

@@ -26,12 +26,18 @@ in_flight() {
 # under_way N: so many requests have reached the device. What comes after a suspension began waits for the resumption.
 under_way() { soon in_flight "$1" "/sys/dev/block/$(dmsetup info -c --noheadings -o major,minor r)/inflight"; }
 
+# hold, release: what reaches main meanwhile waits there. So nothing is over before all that a test needs has begun.
+hold() { dmsetup suspend --noflush --nolockfs main; }
+release() { dmsetup resume main; }
+
 # writing SECTOR COMMAND...: runs the command while a write is being recovered; the write must succeed.
 writing() {
 	local writer
+	hold
 	put /run/data /dev/mapper/r "$1" &
 	writer=$!
 	under_way 1
+	release
 	sleep 0.1      # the first attempt
 	kill -0 $writer # it takes longer than that
 	"${@:2}"
@@ -80,11 +86,7 @@ force() {
 check "remove --force waits for the write, which succeeds and is there afterwards" force
 deferred() {
 	writing 5000 dmsetup remove --deferred r
-	for ((i = 0; i < 50; i++)); do
-		dmsetup info r >/dev/null 2>&1 || break
-		sleep 0.1
-	done
-	expect "No devices found" eval 'dmsetup ls | grep -w ^r || echo "No devices found"'
+	soon not dmsetup info r
 	create r /dev/mapper/main /dev/mapper/spare
 	expect 10 field r relocated
 	same /run/data /dev/mapper/r 5000
@@ -93,10 +95,11 @@ check "remove --deferred takes the device away once the write is through" deferr
 reading() {
 	local reader
 	slow 400 # 8 sectors, not 32
+	hold
 	get /dev/mapper/r 6000 8 >/dev/null &
 	reader=$!
 	under_way 1
-	kill -0 $reader
+	release
 	dmsetup suspend r
 	fails wait $reader
 	slow
@@ -121,12 +124,14 @@ check "remove waits for entries that are being committed" lazy
 failed() {
 	local writer
 	bad disk 7003
+	hold
 	put /run/data /dev/mapper/r 7000 &
 	writer=$!
 	under_way 1
 	dmsetup suspend --noflush spare
 	dmsetup load spare --table "0 8192 error"
 	dmsetup resume spare
+	release
 	dmsetup suspend r
 	fails wait $writer
 	dmsetup resume r
@@ -179,12 +184,14 @@ check "and the file system is sound" e2fsck -fn /dev/mapper/r
 slow
 busy() {
 	local n writers=()
+	hold
 	for n in 0 1 2 3 4 5; do
 		bad disk $((60000 + 100 * n))
 		put /run/data /dev/mapper/r $((59990 + 100 * n)) &
 		writers+=($!)
 	done
 	under_way 6
+	release
 	dmsetup suspend r
 	for n in "${writers[@]}"; do wait "$n"; done
 	dmsetup resume r

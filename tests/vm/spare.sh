@@ -1,7 +1,6 @@
 #!/bin/bash
 # What may be a spare, what is refused and left alone, and which damage a spare survives.
 # kernels: stock (debug)
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 41

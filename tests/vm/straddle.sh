@@ -1,7 +1,6 @@
 #!/bin/bash
 # Bios of any size and place over hundreds of entries, beginning and ending inside units: right data everywhere.
 # kernels: stock (debug)
-# vm: --timeout 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 21

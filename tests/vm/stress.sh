@@ -92,7 +92,7 @@ churn() {
 
 # count WORDS: the number that stands before them, summed up.
 count() { awk -v words=" $1" 'i = index($0, words) { sum += substr($0, 1, i) } END { print sum + 0 }' /run/churn; }
-plenty() { (($(count "units relocated") > 50 && $(count "units restored") > 20 && $(count "units marked") > 0)); }
+plenty() { (($(count "units relocated") > 20 && $(count "units restored") > 5 && $(count "units marked") > 0)); }
 
 echo "# seed $seed (the scenario's second argument)"
 touch /run/go
