@@ -63,11 +63,6 @@ bool dmr_bdev_is_zoned(struct block_device *bdev)
 	return bdev_is_zoned(bdev);
 }
 
-bool dmr_bdev_is_bio_based(struct block_device *bdev)
-{
-	return !queue_is_mq(bdev_get_queue(bdev));
-}
-
 bool dmr_bdev_write_cache(struct block_device *bdev)
 {
 	return bdev_write_cache(bdev);

@@ -19,7 +19,6 @@ sector_t dmr_bdev_nr_sectors(struct block_device *bdev);
 unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
-bool dmr_bdev_is_bio_based(struct block_device *bdev);
 bool dmr_bdev_write_cache(struct block_device *bdev);
 bool dmr_ratelimit(void);
 int dmr_init_srcu_fast_updown(struct srcu_struct *srcu);

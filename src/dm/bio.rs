@@ -24,6 +24,7 @@ use super::{
     bindings,
     device::Device,
     io::submit_and_wait,
+    rcu::Stamp,
     section::Section,
     target::{Target, TargetInfo},
     workqueue::Queue,
@@ -87,6 +88,11 @@ const IN_SECTION: usize = 1 << (usize::BITS - 1);
 const STRAYED: usize = 1 << (usize::BITS - 2);
 /// In place of a stamp: the target is through with the bio, the next completion is the last.
 const DONE: usize = usize::MAX;
+
+/// What the target sent a bio down with.
+fn version_in(stamp: usize) -> Stamp {
+    Stamp(stamp & !(IN_SECTION | STRAYED))
+}
 
 /// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
 /// bookkeeping begins (`dm_per_bio_data`).
@@ -255,11 +261,8 @@ impl<'a> MapBio<'a> {
     }
 
     /// Whether the submitter would rather have [`Status::AGAIN`] than wait.
-    ///
-    /// Not said of a polled bio, which device-mapper would not hand back but queue anew
-    /// (`dm_handle_requeue`), while its submitter goes on polling: it may be deferred.
     pub(crate) fn is_nowait(&self) -> bool {
-        self.bio.has(bindings::REQ_NOWAIT) && !self.bio.has(bindings::REQ_POLLED)
+        self.bio.has(bindings::REQ_NOWAIT)
     }
 
     /// Which of the duplicates of a flush it is, from 0.
@@ -317,10 +320,10 @@ impl<'a> MapBio<'a> {
     }
 
     /// Sends the bio to `device`, to the sector of the mapped device that it is for plus `offset`, with
-    /// wraparound: [`Target::offset`], unless it is a flush. `stamp` is for [`Target::is_settled`].
+    /// wraparound: [`Target::offset`], unless it is a flush. `stamp` is that of [`Target::version`].
     #[inline(always)]
-    pub(crate) fn remap(self, device: &Device, offset: &u64, stamp: usize) -> Mapped {
-        self.send(device, offset, stamp);
+    pub(crate) fn remap(self, device: &Device, offset: &u64, stamp: Stamp) -> Mapped {
+        self.send(device, offset, stamp.0);
         Mapped(bindings::DM_MAPIO_REMAPPED)
     }
 
@@ -333,14 +336,14 @@ impl<'a> MapBio<'a> {
         tag: u32,
         device: &Device,
         sector: u64,
-        stamp: usize,
+        stamp: Stamp,
     ) -> Mapped {
         // SAFETY: Valid by the invariant of `Raw`.
         let home = unsafe { (*self.bio.ptr()).bi_iter.bi_sector };
         let per_bio = self.send(
             device,
             &sector.wrapping_sub(home),
-            stamp | IN_SECTION | STRAYED,
+            stamp.0 | IN_SECTION | STRAYED,
         );
         // SAFETY: Valid and nobody else's.
         unsafe {
@@ -411,7 +414,7 @@ impl<'a> EndBio<'a> {
         }
         // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
         let data = || unsafe { ti.data::<T>() };
-        let is_settled = status.is_ok() && T::is_settled(data(), stamp & !(IN_SECTION | STRAYED));
+        let is_settled = status.is_ok() && T::version(&data()).read() == version_in(stamp);
         let section = (stamp & IN_SECTION != 0).then(|| {
             // SAFETY: `map` wrote it.
             Section(unsafe { (*raw.per_bio()).section })
@@ -481,8 +484,8 @@ impl<'a> EndBio<'a> {
     }
 
     /// The stamp that it was sent down with.
-    pub(crate) fn stamp(&self) -> usize {
-        self.bio.stamp() & !(IN_SECTION | STRAYED)
+    pub(crate) fn stamp(&self) -> Stamp {
+        version_in(self.bio.stamp())
     }
 
     /// The tag that it was sent down with, within a section, if it was.
@@ -630,8 +633,7 @@ impl DeferredBio<'_> {
                 bio_trim(clone, skip.into(), count.into());
                 set_dev(clone, device);
                 // It is waited for now, whatever the submitter wanted.
-                (*clone).bi_opf &=
-                    !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
+                (*clone).bi_opf &= !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD);
                 if fua && self.op() == Op::Write {
                     (*clone).bi_opf |= bindings::REQ_FUA;
                 }
@@ -660,7 +662,7 @@ impl Drop for DeferredBio<'_> {
 /// `drivers/md/dm-core.h`), since a mapped device cannot be made from inside the kernel.
 #[kunit_tests(dm_remap_bio)]
 mod tests {
-    use super::super::target::TypeObject;
+    use super::super::{rcu::Version, target::TypeObject};
     use super::super::{Args, DeviceVisitor, Limits, Refused, Setup, Stop, TextWriter};
     use super::*;
     use kernel::{
@@ -681,6 +683,7 @@ mod tests {
         /// Times that `end_io` and `leave` were called.
         ended: Atomic<u32>,
         left: Atomic<u32>,
+        version: Version,
     }
 
     impl Seen {
@@ -692,6 +695,7 @@ mod tests {
                 processed: Atomic::new(0),
                 ended: Atomic::new(0),
                 left: Atomic::new(0),
+                version: Version::new(),
             };
             Ok(Arc::new(seen, GFP_KERNEL)?)
         }
@@ -740,8 +744,8 @@ mod tests {
         fn offset(_: ArcBorrow<'_, Seen>) -> u64 {
             OFFSET
         }
-        fn is_settled(_: ArcBorrow<'_, Seen>, stamp: usize) -> bool {
-            stamp == 0
+        fn version<'a>(seen: &'a ArcBorrow<'_, Seen>) -> &'a Version {
+            &seen.version
         }
         fn leave(seen: ArcBorrow<'_, Seen>, _: Section) {
             seen.left.add(1, Relaxed);
@@ -1038,7 +1042,7 @@ mod tests {
         // SAFETY: A clone.
         assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
         let bio = f.end_bio(Status::OK);
-        assert_eq!((bio.sector(), bio.sectors(), bio.stamp()), (40, 8, 7));
+        assert_eq!((bio.sector(), bio.sectors(), bio.stamp().count()), (40, 8, 7));
         assert!(bio.op() == Op::Write);
         assert!(bio.tag() == Some(11));
         let _ = bio.pass_on();

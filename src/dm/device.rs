@@ -109,12 +109,6 @@ impl Device {
         unsafe { bindings::dmr_bdev_write_cache(self.bdev()) }
     }
 
-    /// Whether it gets bios as they are, as another mapped device does, and not requests.
-    pub(crate) fn is_bio_based(&self) -> bool {
-        // SAFETY: The block device is open as long as `self`.
-        unsafe { bindings::dmr_bdev_is_bio_based(self.bdev()) }
-    }
-
     /// The range of `count` sectors from `start`, comparable with those of other devices.
     pub(crate) fn range(&self, start: u64, count: u64) -> DeviceRange {
         // SAFETY: The block device is open as long as `self`; both fields are constant.

@@ -9,7 +9,7 @@
 //! - [`Target::map`] for each bio, in the submitter's context, with a [`MapBio`]. It must not
 //!   sleep, and it must say what becomes of the bio: [`MapBio::remap`], [`MapBio::defer`] or
 //!   [`MapBio::complete`] use it up and return the [`Mapped`] that `map` has to return;
-//! - [`Target::end_io`] when a remapped bio failed, or is not settled ([`Target::is_settled`]), in any
+//! - [`Target::end_io`] when a remapped bio failed, or is not settled ([`Target::version`]), in any
 //!   context, with an [`EndBio`], which may be passed on as it is or deferred;
 //! - [`Target::process`] for a deferred bio, from a [`Queue`], with a [`DeferredBio`]: here it may
 //!   sleep, submit parts of the bio again, and complete it;
@@ -41,7 +41,7 @@ pub(crate) use claim::{init_claims, Claim};
 pub(crate) use device::Device;
 pub(crate) use io::IoBuffer;
 pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
-pub(crate) use rcu::{Bits, RcuSlice, RcuSliceCell, Version};
+pub(crate) use rcu::{Bits, RcuSlice, RcuSliceCell, Stamp, Version};
 pub(crate) use section::{Section, Sections};
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{

@@ -21,6 +21,21 @@ use kernel::{
     },
 };
 
+/// What a [`Version`] was at some time.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp(pub(super) usize);
+
+impl Stamp {
+    /// After any change that there will be. (A bio carries two bits more: see `bio`.)
+    #[cfg(CONFIG_KUNIT)]
+    pub(crate) const LAST: Self = Self(usize::MAX >> 2);
+
+    /// The number of changes before it.
+    pub(crate) fn count(self) -> usize {
+        self.0
+    }
+}
+
 /// A count of changes, for readers that note it before they look at what changes, and later ask
 /// whether that may have changed.
 pub(crate) struct Version(Atomic<usize>);
@@ -34,7 +49,7 @@ impl Version {
     /// The count. One load, ordered before the loads behind it and behind the loads before it
     /// (x86 orders loads by itself). Any context.
     #[inline(always)]
-    pub(crate) fn read(&self) -> usize {
+    pub(crate) fn read(&self) -> Stamp {
         let fence = || {
             if !cfg!(target_arch = "x86_64") {
                 smp_mb(Read);
@@ -44,12 +59,12 @@ impl Version {
         // SAFETY: As in `Bits::word`.
         let version = unsafe { (&raw const self.0).cast::<usize>().read_volatile() };
         fence();
-        version
+        Stamp(version)
     }
 
     /// Counts a change, with full ordering. Returns the new count. Any context.
-    pub(crate) fn bump(&self) -> usize {
-        self.0.fetch_add(1, Full).wrapping_add(1)
+    pub(crate) fn bump(&self) -> Stamp {
+        Stamp(self.0.fetch_add(1, Full).wrapping_add(1))
     }
 }
 

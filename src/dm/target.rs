@@ -7,9 +7,9 @@
 use super::{
     bindings::{self, dm_target, target_type},
     bio::{self, EndBio, Ended, MapBio, Mapped, PER_BIO_SIZE},
-    misc::NoSleep,
+    misc::{NoIo, NoSleep},
     section::Section,
-    DeferredBio, Device, Status, TextWriter,
+    DeferredBio, Device, Status, TextWriter, Version,
 };
 use core::{marker::PhantomData, ptr::NonNull};
 use kernel::{
@@ -308,9 +308,9 @@ pub(crate) trait Target: Sized + 'static {
     /// Any context.
     fn offset(data: Borrowed<'_, Self>) -> u64;
 
-    /// Whether a bio that was sent down with `stamp` and succeeded is done with, so that
-    /// [`Target::end_io`] need not see it. Any context; asked for every bio.
-    fn is_settled(data: Borrowed<'_, Self>, stamp: usize) -> bool;
+    /// Whose stamps bios are sent down with. A bio that succeeded is settled if this has not changed meanwhile:
+    /// then [`Target::end_io`] need not see it. Any context; asked for every bio.
+    fn version<'a>(data: &'a Borrowed<'_, Self>) -> &'a Version;
 
     /// The section in which a bio was sent down ([`MapBio::remap_in`]) is over. Any context.
     fn leave(data: Borrowed<'_, Self>, section: Section);
@@ -533,7 +533,7 @@ impl<T: Target> Callbacks<T> {
             // SAFETY: The constructor succeeded.
             let data = unsafe { ti.data::<T>() };
             // SAFETY: As the requirement says.
-            if T::is_settled(data, unsafe { EndBio::stamp_of(bio) }) {
+            if T::version(&data).read().0 == unsafe { EndBio::stamp_of(bio) } {
                 return bindings::DM_ENDIO_DONE as c_int;
             }
         }
@@ -650,6 +650,8 @@ impl<T: Target> Callbacks<T> {
         result: *mut c_char,
         maxlen: c_uint,
     ) -> c_int {
+        // Suspending waits for us (`dm_get_live_table`), and a request for memory could wait for its I/O.
+        let _noio = NoIo::enter();
         // SAFETY: Valid for this call, and the constructor succeeded.
         let (ti, data) = unsafe { Self::both(ti) };
         // SAFETY: As the requirement says.

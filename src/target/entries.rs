@@ -10,7 +10,7 @@
 //! ([`Entries::is_on_main`], [`Entries::is_in_slot`]). A change that bios in flight must not miss
 //! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
-use crate::dm::{Bits, RcuSlice, RcuSliceCell, Version};
+use crate::dm::{Bits, RcuSlice, RcuSliceCell, Stamp, Version};
 use crate::engine::{
     entries::{lost_of, Entry, Layout, Loss},
     geometry::Geometry,
@@ -233,7 +233,7 @@ impl Entries {
 
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
     /// as the version, is where reads will look for it. Any context.
-    pub(super) fn is_on_main(&self, stamp: usize, sector: u64, count: u32) -> bool {
+    pub(super) fn is_on_main(&self, stamp: Stamp, sector: u64, count: u32) -> bool {
         let (mut at, mut left) = (sector, count);
         let guard = rcu::read_lock();
         while left > 0 {
@@ -254,7 +254,7 @@ impl Entries {
             left = left.wrapping_sub(within);
         }
         // Asked last: a restore sets this before it removes the entry, so who misses the entry sees this.
-        stamp >= self.restored.load(Acquire)
+        stamp.count() >= self.restored.load(Acquire)
     }
 
     /// Whether a write of sectors of the unit at `sector` that went to `slot` is where reads will look
@@ -266,7 +266,7 @@ impl Entries {
 
     /// Publishes `entry` as held: from now on writes to its unit wait for the unit's lock, and those in
     /// flight come back to be repeated. May sleep. Returns the version.
-    pub(super) fn hold(&self, entry: &Entry) -> usize {
+    pub(super) fn hold(&self, entry: &Entry) -> Stamp {
         let held = Entry {
             held: true,
             ..*entry
@@ -279,7 +279,7 @@ impl Entries {
     /// their way to main since before the entry was made come back too. May sleep.
     pub(super) fn hold_to_restore(&self, entry: &Entry) {
         let version = self.hold(entry);
-        self.restored.store(version, Release);
+        self.restored.store(version.count(), Release);
     }
 
     // ---- Changes

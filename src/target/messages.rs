@@ -3,7 +3,7 @@
 //! `dmsetup message`.
 
 use super::{relocate::Restored, store::MAX_UPDATES, Remap};
-use crate::dm::{Args, NoIo, TextWriter};
+use crate::dm::{Args, TextWriter};
 use crate::engine::{
     entries::Entry,
     format::Cause,
@@ -19,7 +19,6 @@ const FREED_AT_ONCE: usize = 256;
 impl Remap {
     /// Obeys a message to a target of `length` sectors, printing its result to `out`. May sleep.
     pub(super) fn obey(&self, length: u64, args: &Args, out: &mut TextWriter<'_>) -> Result {
-        let _noio = NoIo::enter();
         let words = args.words()?;
         let message = Message::parse(&words, length).map_err(|why| {
             self.complain(why.to_str().unwrap_or("?"));

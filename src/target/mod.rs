@@ -32,8 +32,8 @@ mod vitals;
 
 use crate::dm::{
     self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
-    Mapped, NoIo, Op, Queue, Refused, Section, Sections, Setup, Status, Stop, Target, TargetHandle,
-    TargetInfo, TextWriter,
+    Mapped, NoIo, Op, Queue, Refused, Section, Sections, Setup, Stamp, Status, Stop, Target,
+    TargetHandle, TargetInfo, TextWriter, Version,
 };
 use crate::engine::{
     args::{BadOn, PendingReads, TableLine},
@@ -251,7 +251,7 @@ impl Remap {
     /// Sends a bio on its way that may meet an entry. `stamp` is older than what it finds.
     // In this order, the arguments cost the healthy path nothing.
     #[inline(never)]
-    fn map_filtered(bio: MapBio<'_>, this: &Self, stamp: usize) -> Mapped {
+    fn map_filtered(bio: MapBio<'_>, this: &Self, stamp: Stamp) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
         let counter = match bio.op() {
             Op::Read => &this.counters.reads_redirected,
@@ -279,7 +279,7 @@ impl Remap {
     /// Sends a bio on its way that is a flush or may meet an entry. `stamp` is older than what it finds.
     #[cold]
     #[inline(never)]
-    fn map_slowly(&self, mut bio: MapBio<'_>, stamp: usize) -> Mapped {
+    fn map_slowly(&self, mut bio: MapBio<'_>, stamp: Stamp) -> Mapped {
         let (sector, count) = (bio.sector(), bio.sectors());
         if count == 0 {
             return match bio.number() {
@@ -455,11 +455,11 @@ impl Target for Remap {
         if u64::from(spare.logical_block()) > BLOCK_SECTORS {
             return Err(c"spare_dev has logical blocks of more than 4096 bytes".into());
         }
-        if !aligned(line.main_start, main.logical_block()) {
-            return Err(c"main_start is not a multiple of main_dev's logical block".into());
+        if !aligned(line.main_start, block) {
+            return Err(c"main_start is not a multiple of the devices' logical block".into());
         }
-        if !aligned(line.spare_start, spare.logical_block()) {
-            return Err(c"spare_start is not a multiple of spare_dev's logical block".into());
+        if !aligned(line.spare_start, block) {
+            return Err(c"spare_start is not a multiple of the devices' logical block".into());
         }
         if !aligned(length, block) {
             return Err(c"Length is not a multiple of the devices' logical block".into());
@@ -591,8 +591,8 @@ impl Target for Remap {
     }
 
     #[inline(always)]
-    fn is_settled(this: ArcBorrow<'_, Self>, stamp: usize) -> bool {
-        stamp == this.entries.version.read()
+    fn version<'a>(this: &'a ArcBorrow<'_, Self>) -> &'a Version {
+        &this.entries.version
     }
 
     #[inline(always)]
@@ -740,12 +740,10 @@ impl Target for Remap {
         done
     }
 
-    fn io_hints(this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
-        // Of a bio that was cut, the rest comes with device-mapper's mark that there is a list of polled bios in
-        // `bi_private` (`dm_queue_poll_io`), which another mapped device below would look for in the clone's.
-        if this.main.is_bio_based() || this.store.spare().is_bio_based() {
-            limits.forbid_polling();
-        }
+    fn io_hints(_this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
+        // Of a polled bio that was cut, the rest is cloned with device-mapper's mark `REQ_DM_POLL_LIST` (only clones
+        // made by `alloc_tio` lose it). Drivers take the bit for theirs: NVMe would follow a null pointer.
+        limits.forbid_polling();
     }
 
     fn iterate_devices(

@@ -3,7 +3,7 @@
 //! KUnit suites: the entries under RCU, and the engine as the kernel's compiler and libraries make it.
 
 use super::entries::{Entries, Look};
-use crate::dm::{self, Queue};
+use crate::dm::{self, Queue, Stamp};
 use crate::engine::{
     entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
@@ -149,7 +149,7 @@ mod entries_tests {
         }
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)) == Some(entry));
-        assert!(!entries.is_on_main(usize::MAX, 49, 1) && entries.is_on_main(usize::MAX, 52, 1));
+        assert!(!entries.is_on_main(Stamp::LAST, 49, 1) && entries.is_on_main(Stamp::LAST, 52, 1));
         let written = Entry {
             mask: 0b1011,
             lost: 0b100,
@@ -294,7 +294,7 @@ mod stress_tests {
             check(1, !fixed || found.is_some())?;
             check(2, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
             check(3, !fixed || !entries.is_healthy(sector, 8))?;
-            check(4, !fixed || !entries.is_on_main(usize::MAX, sector, 8))?;
+            check(4, !fixed || !entries.is_on_main(Stamp::LAST, sector, 8))?;
             check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
 
             let guard = rcu::read_lock();

@@ -153,32 +153,31 @@ fi
 # writes that wait for the stalled spare, and more wait for their turn
 
 many=1200
-reads_take() { # MILLISECONDS: of the sectors that the read is for
-	dmsetup suspend --noflush --nolockfs main
-	dmsetup load main <<-TABLE
-		0 5000 linear /dev/disk 0
-		5000 8 delay /dev/disk 5000 $1 /dev/disk 5000 0
-		5008 76912 linear /dev/disk 5008
-	TABLE
-	dmsetup resume main
-}
 queued() {
 	local reader writers suspender
+	# Each attempt at the sectors that the read is for takes a while; `gate` holds all further ones back, then fails them.
+	dmsetup create late --table "0 8 delay /dev/disk 5000 2000"
+	dmsetup create gate --table "0 8 linear /dev/mapper/late 0"
+	reload main <<-TABLE
+		0 5000 linear /dev/disk 0
+		5000 8 linear /dev/mapper/gate 0
+		5008 76912 linear /dev/disk 5008
+	TABLE
 	stall
-	reads_take $forever
+	fresh
 	fails_to_read 5000 &
 	reader=$!
-	in_flight 1
-	fresh
-	reads_take $forever # this ends the first attempt
 	soon recovering
+	dmsetup suspend --noflush --nolockfs gate
+	kill -0 $reader
 	# A sector of each of so many units, all of them bad.
 	fio --name=full --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=$many --rw=write:3584 --bs=512 \
 		--offset=$((32000 * 512)) --size=$((many * 4096)) --io_size=$((many * 512)) --output=/run/fio &
 	writers=$!
 	in_flight $((many + 1))
 	works_are "0 0 0"
-	reads_take 0
+	dmsetup load gate --table "0 8 linear /dev/disk 5000"
+	dmsetup resume gate
 	ended $reader
 	works_are "1 0 0"
 	attempt

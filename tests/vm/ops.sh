@@ -3,7 +3,7 @@
 # kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 39
+plan 33
 
 data /run/data 64
 data /run/other 64
@@ -240,16 +240,19 @@ smaller() { # MAIN_SECTORS SPARE_SECTORS: the largest request
 }
 check "the largest request is the smaller of both: main's" smaller 32 1024
 check "the spare's" smaller 1024 32
-polls() { # EXPECTED MAIN_QUEUES SPARE_QUEUES
-	disk main 8 poll_queues="$2"
-	disk spare 4 poll_queues="$3"
+polling() {
+	disk main 8 poll_queues=1
+	disk spare 4 poll_queues=1
 	create r /dev/main /dev/spare
-	expect "$1" limit io_poll
+	expect "1 0" echo "$(cat /sys/block/main/queue/io_poll) $(limit io_poll)"
+	# Across an entry, so that bios would be cut.
+	message r mark 8
+	fails_with "Operation not supported" fio --name=polled --filename=/dev/mapper/r --direct=1 --ioengine=io_uring --hipri \
+		--rw=randwrite --bs=16k --size=64k
 	dmsetup remove r
 	remove_disk main spare
 }
-check "polling is offered if both devices poll" polls 1 1 1
-check "and else not" eval 'polls 0 1 0 && polls 0 0 1'
+check "there is no polling, and what asks for it is told so" polling
 
 # blocks MAIN_BLOCK SPARE_BLOCK [FEATURE...]
 blocks() {
@@ -288,61 +291,6 @@ parts() {
 	remove_disk main spare
 }
 check "sectors that moved to a spare of 512 byte blocks are not served by blocks of 4096" parts
-
-# --- Polling
-
-disk main 8 poll_queues=2
-disk spare 4 poll_queues=2
-# null_blk may not sleep when polled, but does, for memory that it does not have yet.
-blank /dev/main
-blank /dev/spare
-for ((n = 100; n < 16384; n += 150)); do bad main $n $((n + n % 5)); done
-create r /dev/main /dev/spare unit_sectors 8
-polled() { # FIO_OPTION...
-	timeout 120 fio --name=polled --filename=/dev/mapper/r --direct=1 --ioengine=io_uring --hipri --output=/run/fio "$@" ||
-		{ cat /run/fio && false; }
-}
-polled_writes() {
-	polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=crc32c --verify_backlog=16 --randseed=1
-	(($(field r relocated) > 50))
-	expect "$(field r write_errors)" field r writes_recovered
-	expect 0 field r pending
-}
-check "polled writes that fail are recovered" polled_writes
-check "polled writes and reads over entries" \
-	polled --rw=randwrite --bsrange=512-128k --iodepth=16 --verify=md5 --randseed=2
-polled_reads() {
-	bad main 4080 4087
-	not polled --rw=read --bs=4k --offset=$((4080 * 512)) --size=4k
-	expect "4080 pending *" message r query 4080
-}
-check "a polled read that fails gives an error and a pending entry" polled_reads
-polled_nowait() {
-	polled --rw=write --bs=4k --offset=$((4080 * 512)) --size=4k --verify=crc32c
-	expect "4080 relocated * ff" message r query 4080
-	# Device-mapper would queue anew what is refused, beside the polling.
-	for _ in {1..15}; do
-		message r mark 4016 64
-		polled --rw=write --bs=4k --iodepth=8 --offset=$((4016 * 512)) --size=32k --verify=crc32c
-		message r restore 4016 64
-	done
-}
-check "and polled writes of pending sectors go to a slot" polled_nowait
-dmsetup remove r
-dmsetup create lower --table "0 16384 linear /dev/main 0"
-create r /dev/mapper/lower /dev/spare
-polled_above() {
-	expect 1 cat "/sys/block/dm-$(dmsetup info -c --noheadings -o minor lower)/queue/io_poll"
-	expect 0 limit io_poll
-	# Across entries, so that bios are cut.
-	fails_with "Operation not supported" polled --rw=randread --bs=16k --iodepth=8 --io_size=4m --randseed=3
-	fio --name=unpolled --filename=/dev/mapper/r --direct=1 --ioengine=io_uring --rw=randwrite --bs=16k --iodepth=8 --io_size=4m \
-		--verify=crc32c --output=/run/fio
-}
-check "over a device of device-mapper there is no polling, and what asks for it is told so" polled_above
-dmsetup remove r
-dmsetup remove lower
-remove_disk main spare
 
 # --- Write-zeroes: loop devices know it, and null_blk has it done with pages of zeroes
 

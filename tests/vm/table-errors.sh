@@ -46,8 +46,10 @@ lines=(
 	"8192|$main /dev/main 8000|Spare region overlaps main"
 	"8192|/dev/zoned 0 $spare|Zoned devices are not supported"
 	"8192|$main /dev/zoned 0|Zoned devices are not supported"
-	"8192|/dev/coarse 4 $spare|main_start is not a multiple of main_dev's logical block"
-	"8192|$main /dev/coarse 4|spare_start is not a multiple of spare_dev's logical block"
+	"8192|/dev/coarse 4 $spare|main_start is not a multiple of the devices' logical block"
+	"8192|/dev/main 4 /dev/coarse 0|main_start is not a multiple of the devices' logical block"
+	"8192|$main /dev/coarse 4|spare_start is not a multiple of the devices' logical block"
+	"8192|/dev/coarse 0 /dev/spare 4|spare_start is not a multiple of the devices' logical block"
 	"8188|/dev/coarse 0 $spare|Length is not a multiple of the devices' logical block"
 	"8192|/dev/coarse 0 $spare 2 unit_sectors 4|unit_sectors is less than the devices' logical block"
 )
