@@ -1042,7 +1042,10 @@ mod tests {
         // SAFETY: A clone.
         assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
         let bio = f.end_bio(Status::OK);
-        assert_eq!((bio.sector(), bio.sectors(), bio.stamp().count()), (40, 8, 7));
+        assert_eq!(
+            (bio.sector(), bio.sectors(), bio.stamp().count()),
+            (40, 8, 7)
+        );
         assert!(bio.op() == Op::Write);
         assert!(bio.tag() == Some(11));
         let _ = bio.pass_on();
