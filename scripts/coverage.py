@@ -46,7 +46,7 @@ def report(lines, *files):
                     place = bisect.bisect_left(executed, start)
                     if place < len(executed) and executed[place] < at:
                         done[name].add(number)
-                last = None if found[2] == "-" else (path, at, int(found[2]))
+                last = None if found[2] in ("-", "0") else (path, at, int(found[2]))
     known = {name: name[name.index("src/"):] for name in code if re.search(r"src/(dm|engine|target)/", name)}
     total = collections.Counter()
     for name in sorted(known, key=known.get):
