@@ -663,8 +663,9 @@ impl Drop for DeferredBio<'_> {
 #[kunit_tests(dm_remap_bio)]
 mod tests {
     use super::super::{rcu::Version, target::TypeObject};
-    use super::super::{Args, DeviceVisitor, Limits, Refused, Setup, Stop, TextWriter};
+    use super::super::{Args, DeviceVisitor, Limits, NoIo, Refused, Setup, Stop, TextWriter};
     use super::*;
+    use core::fmt::Write;
     use kernel::{
         bindings::{bio_init, bio_uninit},
         sync::{
@@ -767,10 +768,12 @@ mod tests {
         fn message(
             _: ArcBorrow<'_, Seen>,
             _: &TargetInfo,
-            _: &Args,
-            _: &mut TextWriter<'_>,
+            args: &Args,
+            out: &mut TextWriter<'_>,
         ) -> Result {
-            Ok(())
+            let is_nested = NoIo::enter().is_nested();
+            let word = args.get(0).map_or(&b""[..], CStr::to_bytes);
+            write!(out, "{} {is_nested}", word.len()).map_err(|_| EIO)
         }
         fn io_hints(_: ArcBorrow<'_, Seen>, _: &mut Limits<'_>) {}
         fn iterate_devices(
@@ -917,7 +920,7 @@ mod tests {
     const WRITE: u32 = kernel::bindings::req_op_REQ_OP_WRITE;
 
     #[test]
-    fn a_constructor_is_refused_or_makes_what_the_destructor_drops() -> Result {
+    fn a_constructor_is_refused_or_makes_what_messages_use_and_the_destructor_drops() -> Result {
         let (object, mut ti) = target()?;
         // SAFETY: A target type.
         let (ctr, dtr) = unsafe { ((*object.as_ptr()).ctr, (*object.as_ptr()).dtr) };
@@ -938,6 +941,15 @@ mod tests {
         let seen = unsafe { TargetInfo::from_raw(&mut *ti).data::<Recorder>() };
         assert_eq!(seen.sector.load(Relaxed), BEGIN);
         assert_eq!(seen.sectors.load(Relaxed), 77);
+        // A message's result goes where its words are.
+        let mut buffer = *b"three\0..............";
+        let mut words = [buffer.as_mut_ptr()];
+        // SAFETY: A target type.
+        let message = unsafe { (*object.as_ptr()).message }.ok_or(EINVAL)?;
+        let (result, room) = (buffer.as_mut_ptr(), buffer.len() as c_uint);
+        // SAFETY: The constructor succeeded; one word, and room for the result.
+        let done = unsafe { message(&mut *ti, 1, words.as_mut_ptr(), result, room) };
+        assert!(done == 1 && buffer.starts_with(b"5 true\0"));
         // If it forgot the data, kmemleak would find it.
         // SAFETY: The constructor succeeded, and nothing else will be called.
         unsafe { dtr(&mut *ti) };

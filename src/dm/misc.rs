@@ -18,6 +18,15 @@ impl NoIo {
     }
 }
 
+#[cfg(CONFIG_KUNIT)]
+impl NoIo {
+    /// Whether this thread was in a scope already.
+    pub(super) fn is_nested(&self) -> bool {
+        // The flags are those that it did not have.
+        self.0 == 0
+    }
+}
+
 impl Drop for NoIo {
     fn drop(&mut self) {
         // SAFETY: The flags are those that the matching save returned on this same thread.
