@@ -17,8 +17,9 @@
 //!
 //! This layer knows nothing of what a target does. It holds all the `unsafe` of the module.
 //!
-//! Known limits: bio based targets only; no zoned devices; [`Device`]s, a [`TargetHandle`] and
-//! borrowed data must not be moved out of the target's data (nothing in the type system stops a target from doing so).
+//! Known limits: bio based targets only; no zoned devices. And what nothing in the type system stops a target from
+//! doing wrong: [`Device`]s, a [`TargetHandle`] and borrowed data must not be moved out of the target's data, which must
+//! own the [`Queue`] that a bio is deferred to and the [`Sections`] that it is sent down in.
 //!
 //! C header: `include/linux/device-mapper.h`.
 
