@@ -16,12 +16,14 @@ timed() {
 	"${@:2}"
 	echo "# $1: $(((${EPOCHREALTIME/./} - start) / 1000)) ms" >>/run/figures
 }
-# KiB that the kernel has in use for itself.
+# KiB that the kernel has in use for itself: the least over 3 s, as some is freed after a grace period or by works.
 memory() {
 	sync
-	echo 3 >/proc/sys/vm/drop_caches
-	sleep 0.5 # what is freed after a grace period
-	awk '/^(Slab|VmallocUsed|Percpu):/ { sum += $2 } END { print sum }' /proc/meminfo
+	for _ in {1..6}; do
+		echo 3 >/proc/sys/vm/drop_caches
+		sleep 0.5
+		awk '/^(Slab|VmallocUsed|Percpu):/ { sum += $2 } END { print sum }' /proc/meminfo
+	done | sort -n | head -n 1
 }
 
 imports() {
@@ -68,7 +70,7 @@ check "all replicas are sound" expect "* blocks: 0 stale, 0 damaged, 0 repaired"
 
 timed remove dmsetup remove r
 freed() { (($(memory) < before + (after - before) / 10)); }
-check "the memory is free again" freed
+check "the memory is free again" soon freed
 dumps() {
 	timed dump dmremap dump /dev/spare >/run/dump # succeeds if all is sound
 	LC_ALL=C grep '^[0-9]' /run/dump | cut -d ' ' -f 1-4 | cmp - /run/list
