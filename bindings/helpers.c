@@ -58,6 +58,16 @@ unsigned int dmr_bdev_physical_block_size(struct block_device *bdev)
 	return bdev_physical_block_size(bdev);
 }
 
+unsigned int dmr_bdev_max_discard_sectors(struct block_device *bdev)
+{
+	return bdev_max_discard_sectors(bdev);
+}
+
+unsigned int dmr_bdev_write_zeroes_sectors(struct block_device *bdev)
+{
+	return bdev_write_zeroes_sectors(bdev);
+}
+
 bool dmr_bdev_is_zoned(struct block_device *bdev)
 {
 	return bdev_is_zoned(bdev);
@@ -78,19 +88,4 @@ bool dmr_ratelimit(void)
 void dmr_init_work(struct work_struct *work, work_func_t func)
 {
 	INIT_WORK(work, func);
-}
-
-int dmr_init_srcu_fast_updown(struct srcu_struct *srcu)
-{
-	return init_srcu_struct_fast_updown(srcu);
-}
-
-struct srcu_ctr __percpu *dmr_srcu_down_read_fast(struct srcu_struct *srcu)
-{
-	return srcu_down_read_fast(srcu);
-}
-
-void dmr_srcu_up_read_fast(struct srcu_struct *srcu, struct srcu_ctr __percpu *ctr)
-{
-	srcu_up_read_fast(srcu, ctr);
 }

@@ -4,7 +4,6 @@
 #define DM_REMAP_HELPERS_H
 
 #include <linux/device-mapper.h>
-#include <linux/srcu.h>
 #include <linux/workqueue.h>
 
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len);
@@ -18,12 +17,11 @@ void dmr_preempt_enable(void);
 sector_t dmr_bdev_nr_sectors(struct block_device *bdev);
 unsigned int dmr_bdev_logical_block_size(struct block_device *bdev);
 unsigned int dmr_bdev_physical_block_size(struct block_device *bdev);
+unsigned int dmr_bdev_max_discard_sectors(struct block_device *bdev);
+unsigned int dmr_bdev_write_zeroes_sectors(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
 bool dmr_bdev_write_cache(struct block_device *bdev);
 bool dmr_ratelimit(void);
-int dmr_init_srcu_fast_updown(struct srcu_struct *srcu);
-struct srcu_ctr __percpu *dmr_srcu_down_read_fast(struct srcu_struct *srcu);
-void dmr_srcu_up_read_fast(struct srcu_struct *srcu, struct srcu_ctr __percpu *ctr);
 void dmr_init_work(struct work_struct *work, work_func_t func);
 
 #endif

@@ -25,7 +25,6 @@ use super::{
     device::Device,
     io::submit_and_wait,
     rcu::Stamp,
-    section::Section,
     target::{Target, TargetInfo},
     workqueue::Queue,
     Status,
@@ -65,8 +64,7 @@ pub(crate) enum Op {
 /// # Invariants
 ///
 /// `iter` is valid from [`MapBio::remap`] or [`MapBio::defer`] on, as the bio was then sent down; `ti` and
-/// `work` from a `defer` on; `home` if the stamp has the bit [`STRAYED`], and `tag` and `section` while it has
-/// [`IN_SECTION`].
+/// `work` from a `defer` on; `home` if the stamp has the bit [`STRAYED`], and `tag` if it has [`TAGGED`].
 #[repr(C)]
 pub(super) struct PerBio {
     work: Opaque<work_struct>,
@@ -75,23 +73,24 @@ pub(super) struct PerBio {
     tag: u32,
     /// The sector of the mapped device that it is for.
     home: u64,
-    section: *mut kernel::bindings::srcu_ctr,
     status: Status,
 }
 
-/// In a stamp: the bio is in a section. No version has the bit ([`super::Version`]).
+/// In a stamp: the bio was sent with a tag. No version has the bit ([`super::Version`]).
 ///
 /// A stamp is kept in the clone's `bi_private`, which is its owner's to use; device-mapper, the owner,
 /// leaves it to the target (as dm-writecache has it). So it is at hand without the per-bio data.
-const IN_SECTION: usize = 1 << (usize::BITS - 1);
+const TAGGED: usize = 1 << (usize::BITS - 1);
 /// In a stamp: the bio was not sent where [`Target::offset`] leads. Nor has a version this bit.
 const STRAYED: usize = 1 << (usize::BITS - 2);
+/// In a stamp: the target wants to see the bio's end, whatever that is. Nor has a version this bit.
+const WATCHED: usize = 1 << (usize::BITS - 3);
 /// In place of a stamp: the target is through with the bio, the next completion is the last.
 const DONE: usize = usize::MAX;
 
 /// What the target sent a bio down with.
 fn version_in(stamp: usize) -> Stamp {
-    Stamp(stamp & !(IN_SECTION | STRAYED))
+    Stamp(stamp & !(TAGGED | STRAYED | WATCHED))
 }
 
 /// Size of the per-bio data in bytes: a multiple of its alignment, since it ends where the clone's
@@ -265,6 +264,11 @@ impl<'a> MapBio<'a> {
         self.bio.has(bindings::REQ_NOWAIT)
     }
 
+    /// Whether it is to be on the medium when it completes.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.bio.has(bindings::REQ_FUA)
+    }
+
     /// Which of the duplicates of a flush it is, from 0.
     pub(crate) fn number(&self) -> u32 {
         // SAFETY: Valid by the invariant of `Raw`.
@@ -327,12 +331,17 @@ impl<'a> MapBio<'a> {
         Mapped(bindings::DM_MAPIO_REMAPPED)
     }
 
-    /// Sends the bio to `sector` of `device`, within `section`, which ends when the bio is back
-    /// ([`Target::leave`]). `tag` is kept with it ([`EndBio::tag`]).
+    /// As [`Self::remap`], and [`Target::end_io`] sees the bio's end even if it succeeds.
+    pub(crate) fn remap_watched(self, device: &Device, offset: &u64, stamp: Stamp) -> Mapped {
+        self.send(device, offset, stamp.0 | WATCHED);
+        Mapped(bindings::DM_MAPIO_REMAPPED)
+    }
+
+    /// Sends the bio to `sector` of `device`, elsewhere than [`Self::remap`] would. `tag` is kept with it
+    /// ([`EndBio::tag`]); if it is a write and succeeds, [`Target::landed`] is called.
     #[inline]
-    pub(crate) fn remap_in(
+    pub(crate) fn remap_aside(
         self,
-        section: Section,
         tag: u32,
         device: &Device,
         sector: u64,
@@ -343,12 +352,11 @@ impl<'a> MapBio<'a> {
         let per_bio = self.send(
             device,
             &sector.wrapping_sub(home),
-            stamp.0 | IN_SECTION | STRAYED,
+            stamp.0 | TAGGED | STRAYED,
         );
         // SAFETY: Valid and nobody else's.
         unsafe {
             (*per_bio).tag = tag;
-            (*per_bio).section = section.0;
             (*per_bio).home = home;
         }
         Mapped(bindings::DM_MAPIO_REMAPPED)
@@ -371,10 +379,16 @@ impl<'a> MapBio<'a> {
     }
 }
 
-/// What [`Target::end_io`] wants done with the bio: nothing, or that it is processed on this queue of the
-/// target's. It is done when the bio's section is over: once the bio is given away, the target may be gone.
+/// What [`Target::end_io`] wants done with the bio.
 #[must_use]
-pub(crate) struct Ended(*mut workqueue_struct);
+pub(crate) enum Ended {
+    /// Nothing.
+    PassedOn,
+    /// It succeeds, whatever the lower device said.
+    Succeeded,
+    /// It is processed on this queue of the target's.
+    Deferred(*mut workqueue_struct),
+}
 
 /// A remapped bio that failed, or that is not settled. Any context: nothing may sleep.
 pub(crate) struct EndBio<'a> {
@@ -396,7 +410,8 @@ impl<'a> EndBio<'a> {
         Raw(bio).stamp()
     }
 
-    /// The rest of the trampoline of [`Target::end_io`], for a bio that is not settled by its stamp alone.
+    /// The rest of the trampoline of [`Target::end_io`], for a bio that is not settled by its stamp alone. May
+    /// change the status.
     ///
     /// # Safety
     ///
@@ -404,7 +419,7 @@ impl<'a> EndBio<'a> {
     pub(super) unsafe fn finish<T: Target>(
         bio: NonNull<bio>,
         ti: &'a TargetInfo,
-        status: Status,
+        status: &mut Status,
     ) -> u32 {
         // INVARIANT: By the requirement.
         let raw = Raw(bio);
@@ -412,23 +427,28 @@ impl<'a> EndBio<'a> {
         if stamp == DONE {
             return bindings::DM_ENDIO_DONE;
         }
-        // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
-        let data = || unsafe { ti.data::<T>() };
-        let is_settled = status.is_ok() && T::version(&data()).read() == version_in(stamp);
-        let section = (stamp & IN_SECTION != 0).then(|| {
-            // SAFETY: `map` wrote it.
-            Section(unsafe { (*raw.per_bio()).section })
-        });
-        let ended = if is_settled {
-            Ended(core::ptr::null_mut())
-        } else {
-            // SAFETY: As the requirement says.
-            unsafe { Self::unsettled::<T>(bio, ti, status) }
-        };
-        if let Some(section) = section {
-            T::leave(data(), section);
+        if status.is_ok() {
+            // SAFETY: There is a bio, so the constructor has returned, and the destructor was not called.
+            let data = unsafe { ti.data::<T>() };
+            // Writing operations have odd numbers (`op_is_write`).
+            if stamp & TAGGED != 0 && raw.opf() & 1 != 0 {
+                T::landed(&data);
+            }
+            if stamp & WATCHED == 0 && T::version(&data).read() == version_in(stamp) {
+                return bindings::DM_ENDIO_DONE;
+            }
         }
-        ended.carry_out(raw, ti, status)
+        // SAFETY: As the requirement says.
+        match unsafe { Self::unsettled::<T>(bio, ti, *status) } {
+            Ended::PassedOn => (),
+            Ended::Succeeded => *status = Status::OK,
+            Ended::Deferred(queue) => {
+                // Once the bio is given away, the target may be gone.
+                raw.enqueue(ti, queue, *status);
+                return bindings::DM_ENDIO_INCOMPLETE;
+            }
+        }
+        bindings::DM_ENDIO_DONE
     }
 
     /// # Safety
@@ -488,11 +508,11 @@ impl<'a> EndBio<'a> {
         version_in(self.bio.stamp())
     }
 
-    /// The tag that it was sent down with, within a section, if it was.
+    /// The tag that it was sent down with, if it was.
     pub(crate) fn tag(&self) -> Option<u32> {
-        let is_in_section = self.bio.stamp() & IN_SECTION != 0;
+        let is_tagged = self.bio.stamp() & TAGGED != 0;
         // SAFETY: `map` wrote it.
-        is_in_section.then(|| unsafe { (*self.bio.per_bio()).tag })
+        is_tagged.then(|| unsafe { (*self.bio.per_bio()).tag })
     }
 
     /// How the lower device ended it.
@@ -505,25 +525,25 @@ impl<'a> EndBio<'a> {
         self.bio.has(bindings::REQ_RAHEAD)
     }
 
+    /// Which of the duplicates of a flush it is, from 0.
+    pub(crate) fn number(&self) -> u32 {
+        // SAFETY: A clone of device-mapper's, by the invariant of `Raw`.
+        unsafe { bindings::dm_bio_get_target_bio_nr(self.bio.ptr()) }
+    }
+
     /// Lets the submitter have it as it is.
     pub(crate) fn pass_on(self) -> Ended {
-        Ended(core::ptr::null_mut())
+        Ended::PassedOn
+    }
+
+    /// Lets the submitter have it as one that succeeded.
+    pub(crate) fn succeed(self) -> Ended {
+        Ended::Succeeded
     }
 
     /// Gives the bio to [`Target::process`] on `queue`, with its error.
     pub(crate) fn defer(self, queue: &Queue) -> Ended {
-        Ended(queue.as_ptr())
-    }
-}
-
-impl Ended {
-    #[inline(always)]
-    fn carry_out(self, bio: Raw, ti: &TargetInfo, status: Status) -> u32 {
-        if self.0.is_null() {
-            return bindings::DM_ENDIO_DONE;
-        }
-        bio.enqueue(ti, self.0, status);
-        bindings::DM_ENDIO_INCOMPLETE
+        Ended::Deferred(queue.as_ptr())
     }
 }
 
@@ -582,6 +602,12 @@ impl DeferredBio<'_> {
     pub(crate) fn sectors(&self) -> u32 {
         // SAFETY: Valid by the invariant of `Raw`; `run` restored the iterator.
         unsafe { (*self.bio.ptr()).bi_iter.bi_size >> 9 }
+    }
+
+    /// Whether it is to be on the medium when it completes. (If it was sent to a device without a cache, the block layer
+    /// may have taken that from it.)
+    pub(crate) fn is_fua(&self) -> bool {
+        self.bio.has(bindings::REQ_FUA)
     }
 
     /// The error that it failed with; [`Status::OK`] if it succeeded, or was not submitted.
@@ -681,9 +707,9 @@ mod tests {
         sectors: Atomic<u32>,
         status: Atomic<u32>,
         processed: Atomic<u32>,
-        /// Times that `end_io` and `leave` were called.
+        /// Times that `end_io` and `landed` were called.
         ended: Atomic<u32>,
-        left: Atomic<u32>,
+        landed: Atomic<u32>,
         version: Version,
     }
 
@@ -695,7 +721,7 @@ mod tests {
                 status: Atomic::new(0),
                 processed: Atomic::new(0),
                 ended: Atomic::new(0),
-                left: Atomic::new(0),
+                landed: Atomic::new(0),
                 version: Version::new(),
             };
             Ok(Arc::new(seen, GFP_KERNEL)?)
@@ -730,7 +756,7 @@ mod tests {
             {
                 return Err(Refused(c"Not one, two", ENODEV));
             }
-            setup.set_flushes(2, true);
+            setup.set_flushes(2);
             setup.want_discards();
             setup.want_write_zeroes();
             let seen = Seen::new()?;
@@ -748,8 +774,8 @@ mod tests {
         fn version<'a>(seen: &'a ArcBorrow<'_, Seen>) -> &'a Version {
             &seen.version
         }
-        fn leave(seen: ArcBorrow<'_, Seen>, _: Section) {
-            seen.left.add(1, Relaxed);
+        fn landed(seen: &ArcBorrow<'_, Seen>) {
+            seen.landed.add(1, Relaxed);
         }
         fn end_io(seen: ArcBorrow<'_, Seen>, bio: EndBio<'_>) -> Ended {
             seen.ended.add(1, Relaxed);
@@ -935,7 +961,8 @@ mod tests {
         // SAFETY: As above, and two words.
         assert_eq!(unsafe { ctr(&mut *ti, 2, words.as_mut_ptr()) }, 0);
         assert_eq!((ti.num_flush_bios, ti.num_discard_bios), (2, 1));
-        assert!(ti.num_write_zeroes_bios == 1 && ti.flush_bypasses_map());
+        assert!(ti.num_write_zeroes_bios == 1 && ti.discards_supported());
+        assert!(!ti.flush_bypasses_map());
         assert_eq!(ti.per_io_data_size as usize, PER_BIO_SIZE);
         // SAFETY: The constructor succeeded.
         let seen = unsafe { TargetInfo::from_raw(&mut *ti).data::<Recorder>() };
@@ -967,13 +994,14 @@ mod tests {
             // SAFETY: A clone that `map` handled, its target and its status.
             let done = unsafe { end_io(&mut *f.ti, bio, &mut status) };
             assert!(done == bindings::DM_ENDIO_DONE as c_int);
-            Ok((f.seen.ended.load(Relaxed), f.seen.left.load(Relaxed)))
+            Ok((f.seen.ended.load(Relaxed), f.seen.landed.load(Relaxed)))
         };
         assert_eq!(ended(0, Status::OK)?, (0, 0));
         assert_eq!(ended(8, Status::OK)?, (1, 0));
         assert_eq!(ended(0, Status::IOERR)?, (1, 0));
-        assert_eq!(ended(IN_SECTION, Status::OK)?, (0, 1));
-        assert_eq!(ended(IN_SECTION, Status::MEDIUM)?, (1, 1));
+        assert_eq!(ended(TAGGED, Status::OK)?, (0, 1));
+        assert_eq!(ended(TAGGED, Status::MEDIUM)?, (1, 0));
+        assert_eq!(ended(WATCHED, Status::OK)?, (1, 0));
         assert_eq!(ended(DONE, Status::IOERR)?, (0, 0));
         Ok(())
     }
@@ -1025,11 +1053,11 @@ mod tests {
         f.send(0);
         f.used_up();
         assert!(Raw(f.bio()).stamp() != DONE);
-        let ended = f.end_bio(Status::IOERR).defer(&queue);
+        assert!(matches!(f.end_bio(Status::IOERR).defer(&queue), Ended::Deferred(q) if q == queue.as_ptr()));
         let bio = Raw(f.bio());
         // SAFETY: The target lives as long as the fixture.
         let ti = unsafe { TargetInfo::from_raw(&mut *f.ti) };
-        assert!(ended.carry_out(bio, ti, Status::IOERR) == bindings::DM_ENDIO_INCOMPLETE);
+        bio.enqueue(ti, queue.as_ptr(), Status::IOERR);
         queue.drain();
         assert_eq!(f.seen.processed.load(Relaxed), 1);
         assert_eq!(
@@ -1047,12 +1075,12 @@ mod tests {
     #[test]
     fn a_bio_comes_back_with_what_was_kept_with_it() -> Result {
         let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 8)?;
-        f.send(7 | IN_SECTION);
+        f.send(7 | TAGGED | WATCHED);
         // SAFETY: The data of a clone.
         unsafe { (*Raw(f.bio()).per_bio()).tag = 11 };
         f.used_up();
         // SAFETY: A clone.
-        assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | IN_SECTION);
+        assert!(unsafe { EndBio::stamp_of(f.bio()) } == 7 | TAGGED | WATCHED);
         let bio = f.end_bio(Status::OK);
         assert_eq!(
             (bio.sector(), bio.sectors(), bio.stamp().count()),
@@ -1093,7 +1121,7 @@ mod tests {
         f.send(0);
         let bio = f.end_bio(Status::MEDIUM);
         assert!(bio.status() == Status::MEDIUM && bio.op() == Op::Write && !bio.is_readahead());
-        assert!(bio.pass_on().0.is_null());
+        assert!(matches!(bio.pass_on(), Ended::PassedOn));
         assert_eq!(f.clone.completions, 0);
         Ok(())
     }

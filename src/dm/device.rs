@@ -97,6 +97,27 @@ impl Device {
         unsafe { bindings::dmr_bdev_physical_block_size(self.bdev()) >> 9 }
     }
 
+    /// Sectors from `sector` to the end of the physical block that it lies in: 1 or more.
+    pub(crate) fn physical_left(&self, sector: u64) -> u32 {
+        let size = u64::from(self.physical_block().max(1));
+        // SAFETY: The block device is open as long as `self`; the field is constant.
+        let base = unsafe { (*self.bdev()).bd_start_sect };
+        // Physical blocks are powers of two, aligned on the whole disk.
+        (size - (base.wrapping_add(sector) & (size - 1))) as u32
+    }
+
+    /// Whether it can discard. May change.
+    pub(crate) fn can_discard(&self) -> bool {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_max_discard_sectors(self.bdev()) != 0 }
+    }
+
+    /// Sectors that it can write zeroes to at once, without being given them; 0: it cannot. May change.
+    pub(crate) fn write_zeroes_sectors(&self) -> u32 {
+        // SAFETY: The block device is open as long as `self`.
+        unsafe { bindings::dmr_bdev_write_zeroes_sectors(self.bdev()) }
+    }
+
     /// Whether it is a zoned device.
     pub(crate) fn is_zoned(&self) -> bool {
         // SAFETY: The block device is open as long as `self`.

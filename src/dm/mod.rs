@@ -9,7 +9,7 @@
 //! - [`Target::map`] for each bio, in the submitter's context, with a [`MapBio`]. It must not
 //!   sleep, and it must say what becomes of the bio: [`MapBio::remap`], [`MapBio::defer`] or
 //!   [`MapBio::complete`] use it up and return the [`Mapped`] that `map` has to return;
-//! - [`Target::end_io`] when a remapped bio failed, or is not settled ([`Target::version`]), in any
+//! - [`Target::end_io`] when a remapped bio failed, is not settled ([`Target::version`]) or is watched, in any
 //!   context, with an [`EndBio`], which may be passed on as it is or deferred;
 //! - [`Target::process`] for a deferred bio, from a [`Queue`], with a [`DeferredBio`]: here it may
 //!   sleep, submit parts of the bio again, and complete it;
@@ -19,7 +19,7 @@
 //!
 //! Known limits: bio based targets only; no zoned devices. And what nothing in the type system stops a target from
 //! doing wrong: [`Device`]s, a [`TargetHandle`] and borrowed data must not be moved out of the target's data, which must
-//! own the [`Queue`] that a bio is deferred to and the [`Sections`] that it is sent down in.
+//! own the [`Queue`] that a bio is deferred to.
 //!
 //! C header: `include/linux/device-mapper.h`.
 
@@ -30,7 +30,6 @@ mod device;
 mod io;
 mod misc;
 mod rcu;
-mod section;
 mod status;
 mod target;
 #[cfg(CONFIG_KUNIT)]
@@ -43,7 +42,6 @@ pub(crate) use device::Device;
 pub(crate) use io::IoBuffer;
 pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
 pub(crate) use rcu::{Bits, RcuSlice, RcuSliceCell, Stamp, Version};
-pub(crate) use section::{Section, Sections};
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{
     Args, DeviceVisitor, Limits, Refused, Registration, Setup, Stop, Target, TargetHandle,

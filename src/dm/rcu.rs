@@ -26,9 +26,14 @@ use kernel::{
 pub(crate) struct Stamp(pub(super) usize);
 
 impl Stamp {
-    /// After any change that there will be. (A bio carries two bits more: see `bio`.)
+    /// After any change that there will be. (A bio carries three bits more: see `bio`.)
     #[cfg(CONFIG_KUNIT)]
-    pub(crate) const LAST: Self = Self(usize::MAX >> 2);
+    pub(crate) const LAST: Self = Self(usize::MAX >> 3);
+
+    /// One that means what the target wants it to, for bios that are watched: less than 2^61.
+    pub(crate) const fn marked(mark: u32) -> Self {
+        Self(mark as usize)
+    }
 
     /// The number of changes before it.
     pub(crate) fn count(self) -> usize {
@@ -69,9 +74,15 @@ impl Version {
 }
 
 /// Bits that are clear at first and set one by one, looked at from any context without a lock.
+///
+/// # Invariants
+///
+/// `shown` is the number of `words` or 0.
 pub(crate) struct Bits {
     words: KVVec<Atomic<u64>>,
     count: u64,
+    /// Words that [`Bits::is_clear`] looks at.
+    shown: Atomic<usize>,
 }
 
 impl Bits {
@@ -82,7 +93,19 @@ impl Bits {
         for _ in 0..length {
             words.push(Atomic::new(0), GFP_KERNEL)?;
         }
-        Ok(Self { words, count })
+        Ok(Self {
+            // INVARIANT: All of them.
+            shown: Atomic::new(words.len()),
+            words,
+            count,
+        })
+    }
+
+    /// From now on [`Self::is_clear`] says `false` of every bit, or what is so again. Any context. Fully ordered.
+    pub(crate) fn hide(&self, hidden: bool) {
+        // INVARIANT: One of the two.
+        let shown = if hidden { 0 } else { self.words.len() };
+        self.shown.xchg(shown, Full);
     }
 
     /// The word that has bit `index`. One load.
@@ -94,11 +117,19 @@ impl Bits {
         Some(unsafe { core::ptr::from_ref(word).cast::<u64>().read_volatile() })
     }
 
-    /// Whether bit `index` is clear at this moment; `false` past the end. Any context.
+    /// Whether bit `index` is clear at this moment; `false` past the end, and if the bits are hidden. Any context.
+    ///
+    /// That they can be hidden costs nothing: it is the bounds check that looks elsewhere.
     #[inline(always)]
     pub(crate) fn is_clear(&self, index: u64) -> bool {
-        self.word(index)
-            .is_some_and(|word| word.wrapping_shr(index as u32) & 1 == 0)
+        let at = (index >> 6) as usize;
+        // SAFETY: As in `word`.
+        let shown = unsafe { (&raw const self.shown).cast::<usize>().read_volatile() };
+        // SAFETY: By the invariant there are so many words; otherwise as in `word`.
+        at < shown && unsafe {
+            let word = self.words.as_ptr().add(at).cast::<u64>().read_volatile();
+            word.wrapping_shr(index as u32) & 1 == 0
+        }
     }
 
     /// The first set bit of `from..=to`. Any context.

@@ -8,7 +8,6 @@ use super::{
     bindings::{self, dm_target, target_type},
     bio::{self, EndBio, Ended, MapBio, Mapped, PER_BIO_SIZE},
     misc::{NoIo, NoSleep},
-    section::Section,
     DeferredBio, Device, Status, TextWriter, Version,
 };
 use core::{marker::PhantomData, ptr::NonNull};
@@ -220,21 +219,19 @@ impl Setup<'_> {
     }
 
     /// Asks for `count` copies of each flush, told apart by [`MapBio::number`].
-    ///
-    /// `bypass`: device-mapper may flush the underlying devices without asking the target.
-    pub(crate) fn set_flushes(&mut self, count: u32, bypass: bool) {
+    pub(crate) fn set_flushes(&mut self, count: u32) {
+        // SAFETY: Under construction: nobody else uses it.
+        unsafe { (*self.0.as_ptr()).num_flush_bios = count };
+    }
+
+    /// Asks for discards, whatever the underlying devices can do.
+    pub(crate) fn want_discards(&mut self) {
         let ti = self.0.as_ptr();
         // SAFETY: Under construction: nobody else uses it.
         unsafe {
-            (*ti).num_flush_bios = count;
-            (*ti).set_flush_bypasses_map(bypass);
+            (*ti).num_discard_bios = 1;
+            (*ti).set_discards_supported(true);
         }
-    }
-
-    /// Asks for discards, if the underlying devices know them.
-    pub(crate) fn want_discards(&mut self) {
-        // SAFETY: Under construction: nobody else uses it.
-        unsafe { (*self.0.as_ptr()).num_discard_bios = 1 };
     }
 
     /// Asks for write-zeroes, if the underlying devices know them.
@@ -255,6 +252,13 @@ pub(crate) struct DeviceVisitor<'a> {
 }
 
 impl DeviceVisitor<'_> {
+    /// Whether device-mapper only asks whether all that it is shown can do something (`device_not_..._capable` in
+    /// `drivers/md/dm-table.c`): a device of which the target does not need it may then be left out. What changes or
+    /// measures something has data.
+    pub(crate) fn is_question(&self) -> bool {
+        self.data.is_null()
+    }
+
     /// Shows `count` sectors of `device` from `start`.
     pub(crate) fn visit(&self, device: &Device, start: u64, count: u64) -> Result<(), Stop> {
         let Some(visit) = self.visit else {
@@ -274,6 +278,15 @@ impl DeviceVisitor<'_> {
 pub(crate) struct Limits<'a>(&'a mut kernel::bindings::queue_limits);
 
 impl Limits<'_> {
+    /// Write-zeroes go up to that many sectors, 0: there are none.
+    pub(crate) fn set_write_zeroes(&mut self, sectors: u32) {
+        if self.0.max_write_zeroes_sectors != sectors {
+            self.0.max_write_zeroes_sectors = sectors;
+            // Whether they unmap is not known then; the block layer wants the same number or none.
+            self.0.max_hw_wzeroes_unmap_sectors = 0;
+        }
+    }
+
     /// Bios are not polled for, whatever the underlying devices can do.
     pub(crate) fn forbid_polling(&mut self) {
         self.0.features &= !bindings::BLK_FEAT_POLL;
@@ -312,11 +325,11 @@ pub(crate) trait Target: Sized + 'static {
     /// then [`Target::end_io`] need not see it. Any context; asked for every bio.
     fn version<'a>(data: &'a Borrowed<'_, Self>) -> &'a Version;
 
-    /// The section in which a bio was sent down ([`MapBio::remap_in`]) is over. Any context.
-    fn leave(data: Borrowed<'_, Self>, section: Section);
+    /// A write that was sent down by [`MapBio::remap_aside`] has succeeded; its submitter does not know yet. Any
+    /// context.
+    fn landed(data: &Borrowed<'_, Self>);
 
-    /// A bio that was sent down is back: it failed, or is not settled. If it was sent down in a section, that
-    /// ends when this returns. Any context.
+    /// A bio that was sent down is back: it failed, is not settled, or is watched. Any context.
     fn end_io(data: Borrowed<'_, Self>, bio: EndBio<'_>) -> Ended;
 
     /// A deferred bio. Process context, may sleep.
@@ -551,12 +564,17 @@ impl<T: Target> Callbacks<T> {
     unsafe fn end_io_slowly(
         ti: *mut dm_target,
         bio: NonNull<kernel::bindings::bio>,
-        error: *const kernel::bindings::blk_status_t,
+        error: *mut kernel::bindings::blk_status_t,
     ) -> c_int {
         // SAFETY: Valid for this call by the requirement.
-        let (ti, status) = unsafe { (TargetInfo::from_raw(ti), Status(*error)) };
+        let (ti, mut status) = unsafe { (TargetInfo::from_raw(ti), Status(*error)) };
         // SAFETY: As the requirement says.
-        unsafe { EndBio::finish::<T>(bio, ti, status) as c_int }
+        let done = unsafe { EndBio::finish::<T>(bio, ti, &mut status) };
+        if done == bindings::DM_ENDIO_DONE {
+            // SAFETY: Valid for this call by the requirement; the bio was not given away.
+            unsafe { *error = status.0 };
+        }
+        done as c_int
     }
 
     /// # Safety

@@ -301,41 +301,10 @@ mod published {
     }
 }
 
-/// Sections that bios are in.
-#[kunit_tests(dm_remap_section)]
-mod sections {
-    use super::super::{Sections, Stamp, Version};
-    use super::*;
-
-    #[test]
-    fn waiting_without_sections_returns() -> Result {
-        let sections = Arc::pin_init(Sections::new(), GFP_KERNEL)?;
-        assert!(sections.within(|| 5) == 5);
-        sections.wait();
-        Ok(())
-    }
-
-    #[test]
-    fn waiting_lasts_until_a_section_ends_elsewhere() -> Result {
-        let sections = Arc::pin_init(Sections::new(), GFP_KERNEL)?;
-        let left = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
-        let section = sections.enter();
-        let (there, late) = (sections.clone(), left.clone());
-        let queue = one_at_a_time()?;
-        queue.try_spawn(GFP_KERNEL, move || {
-            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(20));
-            late.store(1, Relaxed);
-            there.leave(section);
-        })?;
-        sections.wait();
-        assert_eq!(left.load(Relaxed), 1);
-        // One that begins later is not waited for.
-        queue.drain();
-        let section = sections.enter();
-        sections.leave(section);
-        sections.wait();
-        Ok(())
-    }
+/// Counts of changes.
+#[kunit_tests(dm_remap_version)]
+mod version {
+    use super::super::{Stamp, Version};
 
     #[test]
     fn a_version_changes_when_it_is_bumped() {

@@ -9,9 +9,11 @@
 use super::bindings;
 use core::ops::Deref;
 use kernel::{
+    bindings::{cancel_delayed_work, delayed_work},
+    container_of,
     prelude::*,
     sync::Arc,
-    workqueue::{self, HasWork, Work, WorkItem},
+    workqueue::{self, HasDelayedWork, HasWork, Work, WorkItem},
 };
 
 /// An unbound workqueue with a rescuer (`WQ_UNBOUND | WQ_MEM_RECLAIM`): its work makes progress
@@ -70,6 +72,26 @@ impl Queue {
             // SAFETY: Enqueuing leaked one reference, made by `Arc::into_raw`, for the function of
             // the work to take back (`RawWorkItem for Arc`). As the work was still pending, that
             // function will not run, and the reference is ours.
+            drop(unsafe { Arc::from_raw(ptr) });
+        }
+        was_pending
+    }
+
+    /// As [`Self::cancel`], also if only its timer runs yet ([`Queue::enqueue_delayed`]).
+    ///
+    /// [`Queue::enqueue_delayed`]: workqueue::Queue::enqueue_delayed
+    pub(crate) fn cancel_delayed<T, const ID: u64>(item: &Arc<T>) -> bool
+    where
+        T: WorkItem<ID, Pointer = Arc<T>> + HasDelayedWork<T, ID> + Send + Sync,
+    {
+        let ptr = Arc::as_ptr(item).cast_mut();
+        // SAFETY: An `Arc` points to a valid value.
+        let work = unsafe { Work::raw_get(T::raw_get_work(ptr)) };
+        // SAFETY: By `HasDelayedWork` the work is the field of a `delayed_work` that was initialised with the value.
+        let was_pending =
+            unsafe { cancel_delayed_work(container_of!(work, delayed_work, work)) };
+        if was_pending {
+            // SAFETY: As in `cancel`.
             drop(unsafe { Arc::from_raw(ptr) });
         }
         was_pending

@@ -41,6 +41,8 @@ pub struct Entry {
     pub lost: u64,
     /// A change is under way, or could not be committed: writes must not go on before it is.
     pub held: bool,
+    /// Pending, made by a failed read: a write that finds no other free slot takes this one's.
+    pub yields: bool,
 }
 
 impl Entry {
@@ -52,6 +54,7 @@ impl Entry {
             mask,
             lost: 0,
             held: false,
+            yields: false,
         }
     }
 }
@@ -68,23 +71,58 @@ pub struct Loss {
     pub slot: Slot,
 }
 
-/// The sectors of `unit` in `losses`.
+/// Something of one unit, that lies in a list sorted by units.
+pub trait OfUnit {
+    /// The unit.
+    fn unit(&self) -> Unit;
+}
+
+impl OfUnit for Entry {
+    fn unit(&self) -> Unit {
+        self.unit
+    }
+}
+
+impl OfUnit for Loss {
+    fn unit(&self) -> Unit {
+        self.unit
+    }
+}
+
+/// Those of `unit` in `list`, which is sorted by unit. O(log n).
+#[inline]
+pub fn those_of<T: OfUnit>(list: &[T], unit: Unit) -> &[T] {
+    let is = |at: usize, below: fn(&Unit, &Unit) -> bool| {
+        list.get(at).is_some_and(|item| below(&item.unit(), &unit))
+    };
+    let from = bisect(list.len(), |at| is(at, Unit::lt));
+    let to = bisect(list.len(), |at| is(at, Unit::le));
+    list.get(from..to).unwrap_or(&[])
+}
+
+/// The losses of `unit` in `losses`, which are sorted by unit. O(log n).
+pub fn losses_of(losses: &[Loss], unit: Unit) -> &[Loss] {
+    those_of(losses, unit)
+}
+
+/// The sectors of `unit` in `losses`, which are sorted by unit.
 pub fn lost_of(losses: &[Loss], unit: Unit) -> u64 {
-    let of_unit = losses.iter().filter(|l| l.unit == unit);
+    let of_unit = losses_of(losses, unit).iter();
     of_unit.fold(0, |lost, l| lost | l.mask)
 }
 
 const HELD: u64 = 1;
 const LOST: u64 = 2;
+const YIELDS: u64 = 4;
 /// Where the mask begins in an entry of one word.
-const MASK_SHIFT: u32 = 2;
+const MASK_SHIFT: u32 = 3;
 /// Bits of a mask in an entry of one word.
 const MASK_BITS: u32 = 16;
 
 /// Where the entries of a target lie, and what their words mean.
 ///
-/// From its lowest bit, a word has: [`HELD`], [`LOST`], the mask, the slot, the key. The key is what the
-/// region leaves open of the unit, and ascends with it. Where the mask needs more than 16 bits, or key and
+/// From its lowest bit, a word has: [`HELD`], [`LOST`], [`YIELDS`], the mask, the slot, the key. The key is
+/// what the region leaves open of the unit, and ascends with it. Where the mask needs more than 16 bits, or key and
 /// slot leave it less, it has a word of its own, the second of two.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
@@ -141,7 +179,7 @@ impl Layout {
             .saturating_add(slot_bits)
             .saturating_add(bits(last));
         if geometry.unit_sectors > MASK_BITS || needed > u64::BITS {
-            // 2^54 sectors, the most that a device can have, leave 5 bits of 64.
+            // 2^54 sectors, the most that a device can have, leave 4 bits of 64.
             layout.slot_shift = MASK_SHIFT;
             layout.wide = true;
         }
@@ -211,7 +249,8 @@ impl Layout {
         let word = key.wrapping_shl(self.key_shift)
             | u64::from(entry.slot.0).wrapping_shl(self.slot_shift)
             | flag(HELD, entry.held)
-            | flag(LOST, entry.lost != 0);
+            | flag(LOST, entry.lost != 0)
+            | flag(YIELDS, entry.yields);
         if !self.wide {
             [word | entry.mask << MASK_SHIFT, 0]
         } else {
@@ -238,7 +277,8 @@ impl Layout {
         Slot((word.wrapping_shr(self.slot_shift) & self.slot_mask) as u32)
     }
 
-    /// Entry `index` of `words`, which are those of `region`. `losses` is asked for if need be.
+    /// Entry `index` of `words`, which are those of `region`. `losses`, sorted by unit, is asked for if need
+    /// be.
     #[inline]
     pub fn entry<'a>(
         &self,
@@ -259,6 +299,7 @@ impl Layout {
             mask,
             lost,
             held: word & HELD != 0,
+            yields: word & YIELDS != 0,
         })
     }
 
@@ -284,10 +325,11 @@ impl Layout {
     pub fn find(&self, words: &[u64], key: u64) -> usize {
         // All that is below the key in a word is less than one of it.
         let least = key.wrapping_shl(self.key_shift);
+        let is_below = |at: usize| words.get(at).is_some_and(|word| *word < least);
         if self.wide {
-            bisect(words.len() / 2, |at| words.get(at.wrapping_mul(2)), least)
+            bisect(words.len() / 2, |at| is_below(at.wrapping_mul(2)))
         } else {
-            bisect(words.len(), |at| words.get(at), least)
+            bisect(words.len(), is_below)
         }
     }
 
@@ -303,15 +345,15 @@ impl Layout {
     }
 }
 
-/// The first of `count` ascending words that is not below `least`.
+/// The first of `count` ascending things that is not below what is looked for.
 ///
 /// `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
 #[inline(always)]
-fn bisect<'a>(count: usize, word: impl Fn(usize) -> Option<&'a u64>, least: u64) -> usize {
+fn bisect(count: usize, is_below: impl Fn(usize) -> bool) -> usize {
     let (mut from, mut to) = (0_usize, count);
     while from < to {
         let middle = from.wrapping_add(to) / 2;
-        if word(middle).is_some_and(|word| *word < least) {
+        if is_below(middle) {
             from = middle.wrapping_add(1);
         } else {
             to = middle;
@@ -320,77 +362,77 @@ fn bisect<'a>(count: usize, word: impl Fn(usize) -> Option<&'a u64>, least: u64)
     from
 }
 
-/// Sorts `entries` by unit, in place, O(n log n), and O(n) if they are sorted: quicksort, with insertion sort
+/// Sorts `list` by unit, in place, O(n log n), and O(n) if they are sorted: quicksort, with insertion sort
 /// where few are left, and heap sort where it does not divide.
 ///
 /// `core`'s own sort calls a panic function that objtool does not know for one that never returns.
-pub fn sort_by_unit(entries: &mut [Entry]) {
-    if !entries.is_sorted_by_key(|e| e.unit) {
-        let levels = entries.len().checked_ilog2().unwrap_or(0).saturating_mul(2);
-        quicksort(entries, levels);
+pub fn sort_by_unit<T: OfUnit>(list: &mut [T]) {
+    if !list.is_sorted_by_key(T::unit) {
+        let levels = list.len().checked_ilog2().unwrap_or(0).saturating_mul(2);
+        quicksort(list, levels);
     }
 }
 
 const FEW: usize = 16;
 
-fn unit_at(entries: &[Entry], at: usize) -> Option<Unit> {
-    entries.get(at).map(|e| e.unit)
+fn unit_at<T: OfUnit>(list: &[T], at: usize) -> Option<Unit> {
+    list.get(at).map(T::unit)
 }
 
 /// At most `levels` deep; in practice as deep as there are halves.
-fn quicksort(mut entries: &mut [Entry], mut levels: u32) {
-    while entries.len() > FEW {
+fn quicksort<T: OfUnit>(mut list: &mut [T], mut levels: u32) {
+    while list.len() > FEW {
         if levels == 0 {
-            return heap_sort(entries);
+            return heap_sort(list);
         }
         levels = levels.saturating_sub(1);
-        let middle = partition(entries);
-        let Some((low, high)) = core::mem::take(&mut entries).split_at_mut_checked(middle) else {
+        let middle = partition(list);
+        let Some((low, high)) = core::mem::take(&mut list).split_at_mut_checked(middle) else {
             return;
         };
         let smaller;
-        (smaller, entries) = if low.len() < high.len() {
+        (smaller, list) = if low.len() < high.len() {
             (low, high)
         } else {
             (high, low)
         };
         quicksort(smaller, levels);
     }
-    for end in 1..entries.len() {
+    for end in 1..list.len() {
         let mut at = end;
-        while at > 0 && unit_at(entries, at) < unit_at(entries, at.wrapping_sub(1)) {
-            entries.swap(at, at.wrapping_sub(1));
+        while at > 0 && unit_at(list, at) < unit_at(list, at.wrapping_sub(1)) {
+            list.swap(at, at.wrapping_sub(1));
             at = at.wrapping_sub(1);
         }
     }
 }
 
-/// Divides more than two entries so that no unit of the first part is above one of the second; returns where
+/// Divides a list of more than two so that no unit of the first part is above one of the second; returns where
 /// the second begins. Neither is empty (Hoare's scheme, about the median of three).
-fn partition(entries: &mut [Entry]) -> usize {
-    let last = entries.len().saturating_sub(1);
-    let [a, b, c] = [0, last / 2, last].map(|at| unit_at(entries, at));
+fn partition<T: OfUnit>(list: &mut [T]) -> usize {
+    let last = list.len().saturating_sub(1);
+    let [a, b, c] = [0, last / 2, last].map(|at| unit_at(list, at));
     let pivot = a.min(b).max(a.max(b).min(c));
     let (mut low, mut high) = (0, last);
     loop {
-        while unit_at(entries, low) < pivot {
+        while unit_at(list, low) < pivot {
             low = low.wrapping_add(1);
         }
-        while unit_at(entries, high) > pivot {
+        while unit_at(list, high) > pivot {
             high = high.wrapping_sub(1);
         }
         if low >= high {
             return high.saturating_add(1).min(last);
         }
-        entries.swap(low, high);
+        list.swap(low, high);
         low = low.wrapping_add(1);
         high = high.wrapping_sub(1);
     }
 }
 
-fn heap_sort(entries: &mut [Entry]) {
-    // Moves the entry at `root` down until both below it are smaller.
-    let sift = |heap: &mut [Entry], mut root: usize| loop {
+fn heap_sort<T: OfUnit>(list: &mut [T]) {
+    // Moves what is at `root` down until both below it are smaller.
+    let sift = |heap: &mut [T], mut root: usize| loop {
         let left = root.saturating_mul(2).saturating_add(1);
         let right = left.saturating_add(1);
         let larger = if unit_at(heap, right) > unit_at(heap, left) {
@@ -404,12 +446,12 @@ fn heap_sort(entries: &mut [Entry]) {
         heap.swap(root, larger);
         root = larger;
     };
-    for root in (0..entries.len() / 2).rev() {
-        sift(entries, root);
+    for root in (0..list.len() / 2).rev() {
+        sift(list, root);
     }
-    for end in (1..entries.len()).rev() {
-        entries.swap(0, end);
-        if let Some(heap) = entries.get_mut(..end) {
+    for end in (1..list.len()).rev() {
+        list.swap(0, end);
+        if let Some(heap) = list.get_mut(..end) {
             sift(heap, 0);
         }
     }
@@ -436,7 +478,7 @@ mod tests {
                 expected.sort_unstable();
                 let entries: Vec<Entry> = units.iter().enumerate()
                     .map(|(n, u)| Entry::new(Unit(*u), Slot(n as u32), 0)).collect();
-                for sort in [sort_by_unit, heap_sort, |e: &mut [Entry]| quicksort(e, 3)] {
+                for sort in [sort_by_unit::<Entry>, heap_sort, |e: &mut [Entry]| quicksort(e, 3)] {
                     let mut sorted = entries.clone();
                     sort(&mut sorted);
                     prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected.iter().copied()));
@@ -447,6 +489,23 @@ mod tests {
                 let mut sorted = entries;
                 quicksort(&mut sorted, levels);
                 prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected));
+            }
+        }
+
+        #[test]
+        fn losses_are_found_by_their_unit(
+            units in proptest::collection::vec((0u64..40, any::<u64>()), 0..60), more in any::<u64>(),
+        ) {
+            let mut losses: Vec<Loss> = (0..).zip(&units)
+                .map(|(n, (unit, mask))| Loss { unit: Unit(*unit), mask: *mask, slot: Slot(n) }).collect();
+            losses.push(Loss { unit: Unit(u64::MAX), mask: 1, slot: Slot(99) });
+            sort_by_unit(&mut losses);
+            prop_assert!(losses.is_sorted_by_key(|l| l.unit));
+            for unit in (0..41).chain([more, u64::MAX - 1, u64::MAX]).map(Unit) {
+                let expected: Vec<Loss> = losses.iter().copied().filter(|l| l.unit == unit).collect();
+                prop_assert_eq!(losses_of(&losses, unit), &expected[..]);
+                let lost = expected.iter().fold(0, |lost, l| lost | l.mask);
+                prop_assert_eq!(lost_of(&losses, unit), lost);
             }
         }
 
@@ -470,7 +529,7 @@ mod tests {
             prop_assert!(layout.regions() == 1 || next.0 != region);
             prop_assert!(key < layout.place(Unit(unit.0 + (layout.regions() as u64) * group.max(64))).1);
             let entry = Entry {
-                lost: 0, held: probe & 1 != 0, ..Entry::new(
+                lost: 0, held: probe & 1 != 0, yields: probe & 2 != 0, ..Entry::new(
                     unit, Slot((probe % g.slots_total) as u32), probe & g.unit_mask(Unit(0)))
             };
             let words = layout.pack(&entry);
@@ -508,7 +567,7 @@ mod tests {
                 // Often slot 0 without a mask: the least word that a key can have.
                 proptest::option::of((
                     prop_oneof![Just(0), any::<u32>()], prop_oneof![Just(0), any::<u64>()],
-                    prop_oneof![Just(0), any::<u64>()], any::<bool>(),
+                    prop_oneof![Just(0), any::<u64>()], any::<[bool; 2]>(),
                 )),
                 0u64..45,
             ), 0..80),
@@ -523,13 +582,16 @@ mod tests {
             let mut losses = Vec::new();
             for (n, new, probe) in steps {
                 let unit = unit_at(n);
-                let new = new.map(|(slot, mask, lost, held)| {
+                let new = new.map(|(slot, mask, lost, [held, yields])| {
                     let slot = Slot(slot % g.slots_total as u32);
                     let mask = mask & g.unit_mask(unit);
                     let lost = lost & g.unit_mask(unit) & !mask;
                     losses.retain(|l: &Loss| l.unit != unit);
-                    losses.push(Loss { unit, mask: lost, slot });
-                    Entry { lost, held, ..Entry::new(unit, slot, mask) }
+                    // Of two slots; sorted, as they always are.
+                    losses.push(Loss { unit, mask: lost & 0x55, slot });
+                    losses.push(Loss { unit, mask: lost & !0x55, slot });
+                    sort_by_unit(&mut losses);
+                    Entry { lost, held, yields, ..Entry::new(unit, slot, mask) }
                 });
                 let (before, behind) = layout.around(&words, unit);
                 let packed = new.map(|e| layout.pack(&e));

@@ -111,6 +111,14 @@ pub enum State {
         /// Its sectors that the slot holds.
         mask: u64,
     },
+    /// It serves a unit, in place of another slot that failed: an entry like the one above, that counts if
+    /// the record of the other slot still says that it serves the unit.
+    Moved {
+        /// The unit.
+        unit: Unit,
+        /// Its sectors that the slot holds.
+        mask: u64,
+    },
     /// Its medium failed.
     Bad {
         /// The unit that it served.
@@ -384,6 +392,17 @@ pub fn is_used_table(block: &Block) -> bool {
         .is_ok_and(|t| t.header.magic == TABLE_MAGIC && t.header.generation.get() > 1)
 }
 
+/// Whether `block` is a table block as formatting makes it: valid, of generation 1, no record in use.
+pub fn is_unused_table(block: &Block, crc32c: Crc32c) -> bool {
+    TableBlockOnDisk::ref_from_bytes(block).is_ok_and(|t| {
+        t.header.magic == TABLE_MAGIC
+            && t.header.version.get() == VERSION
+            && t.header.generation.get() == 1
+            && t.records.iter().all(|r| r.state.get() == 0)
+            && t.header.crc.get() == checksum(block, crc32c)
+    })
+}
+
 /// The generation of table block `number` if `block` is a valid replica of it.
 pub fn table_generation(
     block: &Block,
@@ -445,6 +464,7 @@ pub fn set_record(block: &mut Block, index: usize, update: &Update, now: u64) {
         State::Free => (0, 0, 0),
         State::Entry { unit, mask } => (1, unit.0, mask),
         State::Bad { unit, lost } => (2, unit.0, lost),
+        State::Moved { unit, mask } => (3, unit.0, mask),
     };
     *record = RecordOnDisk {
         main_unit: U64::new(unit),
@@ -489,6 +509,7 @@ pub fn record(
         0 => return Ok(State::Free),
         1 => State::Entry { unit, mask },
         2 => State::Bad { unit, lost: mask },
+        3 => State::Moved { unit, mask },
         _ => return Err(c"unknown state"),
     };
     if unit.0 >= geometry.units() {
@@ -631,6 +652,59 @@ mod tests {
         let r = &b[64 + 64..64 + 96];
         assert_eq!((r[0], r[8], r[16], r[20]), (0x22, 0x18, 2, 2));
         assert_eq!(record(&b, 0, 2, &g), Ok(bad.state));
+        let moved = Update {
+            state: State::Moved {
+                unit: Unit(0x1122),
+                mask: 0x7e,
+            },
+            ..update
+        };
+        set_record(&mut b, 2, &moved, 0x5566);
+        let r = &b[64 + 64..64 + 96];
+        assert_eq!((r[0], r[8], r[16], r[20]), (0x22, 0x7e, 3, 2));
+        assert_eq!(record(&b, 0, 2, &g), Ok(moved.state));
+    }
+
+    #[test]
+    fn a_table_block_is_unused_only_as_formatting_made_it() {
+        let mut unused = [0; BLOCK_SIZE];
+        blank_table_block(&mut unused, &[9; 16], 77, crc);
+        assert!(is_unused_table(&unused, crc) && !is_used_table(&unused));
+        let changed = |change: &dyn Fn(&mut Block)| {
+            let mut b = unused;
+            change(&mut b);
+            b
+        };
+        for state in [
+            State::BAD,
+            State::Entry {
+                unit: Unit(0),
+                mask: 0,
+            },
+        ] {
+            let (slot, cause) = (Slot(125), Cause::Write);
+            let update = Update { slot, state, cause };
+            let b = changed(&|b| {
+                set_record(b, 125, &update, 0);
+                seal_table_block(b, 1, crc);
+            });
+            assert!(!is_unused_table(&b, crc), "{state:?}");
+        }
+        for generation in [0, 2, u64::MAX] {
+            let b = changed(&|b| seal_table_block(b, generation, crc));
+            assert!(!is_unused_table(&b, crc), "{generation}");
+        }
+        // Another version's, and a superblock.
+        for (at, byte) in [(12, 2), (7, b'X')] {
+            let b = changed(&|b| {
+                b[at] = byte;
+                seal(b, crc);
+            });
+            assert!(!is_unused_table(&b, crc), "{at}");
+        }
+        for at in [8, 16, 32, 48, 64, 100, BLOCK_SIZE - 1] {
+            assert!(!is_unused_table(&changed(&|b| b[at] ^= 1), crc), "{at}");
+        }
     }
 
     #[test]
@@ -702,13 +776,23 @@ mod tests {
             seal(&mut b, crc);
             let _ = read_growth(&b, 0, crc);
             let g = Geometry::plan(1000, spare, 8, 2).unwrap();
-            if let Ok(State::Entry { unit, mask }) = record(&b, number, index, &g) {
-                prop_assert!(unit.0 < 125 && mask < 256);
-            }
+            let _ = record(&b, number, index, &g);
             let state_at = 64 + 32 * index.min(125) + 16;
             b[state_at] &= 3;
             b[state_at + 1..state_at + 4].fill(0);
-            let _ = record(&b, number % 40, index, &g);
+            if number & 1 != 0 {
+                // Else a mask or a unit is hardly ever a possible one.
+                b[state_at - 16..state_at - 8].copy_from_slice(&(number % 130).to_le_bytes());
+                b[state_at - 8..state_at].copy_from_slice(&(number >> 8 & 0x1ff).to_le_bytes());
+            }
+            if let Ok(
+                State::Entry { unit, mask }
+                | State::Moved { unit, mask }
+                | State::Bad { unit, lost: mask },
+            ) = record(&b, number % 40, index, &g)
+            {
+                prop_assert!(unit.0 < 125 && mask < 256);
+            }
         }
     }
 }

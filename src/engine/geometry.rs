@@ -32,6 +32,12 @@ pub const MIN_COPIES: u32 = 2;
 /// Most replicas of the table.
 pub const MAX_COPIES: u32 = 4;
 
+/// Most blocks of a table: slots have numbers of 32 bits, and 2^32 records need half as many.
+///
+/// Some memory is allocated for each of them. This keeps it far below what can be allocated in one piece,
+/// whatever a superblock says.
+pub const MAX_TABLE_BLOCKS: u64 = 1 << 26;
+
 /// Why [`Geometry::grown`] refuses a length.
 pub const GROWS_TOO_LITTLE: Refusal =
     c"Spare region must grow by more: its metadata must fit in what is added";
@@ -44,7 +50,7 @@ pub const GROWS_TOO_LITTLE: Refusal =
 /// - `unit_sectors` is a power of two in `1..=64`; `copies` is in `2..=4`;
 /// - the superblocks and the first `copies` areas lie inside the region, no two overlap;
 /// - the slots lie between the superblocks, there is at least one, each has a record, and their
-///   numbers fit a `u32`; slot 0 does not begin before the end of area 0's superblock;
+///   numbers fit a `u32`; there are at most [`MAX_TABLE_BLOCKS`]; slot 0 does not begin before the end of area 0's superblock;
 /// - no product or sum of these fields overflows a `u64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
@@ -181,6 +187,9 @@ impl Geometry {
             return Err(
                 c"Spare region has more than 2^32 slots: use a smaller one or larger units",
             );
+        }
+        if self.table_blocks > MAX_TABLE_BLOCKS {
+            return Err(c"Superblock: more table blocks than slots can need");
         }
         let blocks = self.spare_sectors / BLOCK_SECTORS;
         let inside = |start: u64, length: u64| {
@@ -366,6 +375,55 @@ mod tests {
         assert_eq!(g.slots_total, 262144 - 2 - 2 * g.table_blocks);
         assert!(g.table_blocks * 126 >= g.slots_total);
         assert!((g.table_blocks - 1) * 126 < g.slots_total);
+    }
+
+    #[test]
+    fn more_table_blocks_than_slots_can_need_are_refused() {
+        // Allocating something for each of them would fail, or warn.
+        let forged = |table_blocks| Geometry {
+            unit_sectors: 64,
+            copies: 2,
+            slots_total: 1000,
+            table_blocks,
+            data_start: 8 + 8 * table_blocks + (56 - 8 * table_blocks % 64),
+            spare_sectors: 1 << 40,
+            main_sectors: 1 << 40,
+            area_start: [1, (1 << 37) - 1 - table_blocks, 0, 0],
+        };
+        let most = forged(1 << 26);
+        assert_eq!(most.checked(), Ok(most));
+        let why = c"Superblock: more table blocks than slots can need";
+        for more in [(1 << 26) + 1, 1 << 28, 1 << 35] {
+            assert_eq!(forged(more).checked(), Err(why), "{more}");
+        }
+    }
+
+    #[test]
+    fn as_many_slots_as_there_can_be_are_never_refused_for_their_table() {
+        // The longest region, in blocks, with numbers for all its slots.
+        let longest = |layout: &dyn Fn(u64) -> Result<Geometry, Refusal>| {
+            let (mut fits, mut too_long) = (1_u64 << 22, 1_u64 << 37);
+            while too_long - fits > 1 {
+                let middle = (fits + too_long) / 2;
+                match layout(8 * middle) {
+                    Ok(_) => fits = middle,
+                    Err(_) => too_long = middle,
+                }
+            }
+            let why = c"Spare region has more than 2^32 slots: use a smaller one or larger units";
+            assert_eq!(layout(8 * too_long), Err(why));
+            layout(8 * fits).unwrap()
+        };
+        for (unit, copies) in [(1, 2), (1, 4), (8, 3), (64, 2), (64, 4)] {
+            let plan = |sectors| Geometry::plan(1 << 50, sectors, unit, copies);
+            let planned = longest(&plan);
+            let small = plan(1 << 20).unwrap();
+            let grown = longest(&|sectors| small.grown(sectors));
+            for g in [planned, grown] {
+                assert!(g.slots_total > u64::from(u32::MAX) - 64, "{g:?}");
+                assert!(g.table_blocks < MAX_TABLE_BLOCKS * 3 / 4, "{g:?}");
+            }
+        }
     }
 
     proptest! {

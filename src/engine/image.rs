@@ -4,18 +4,20 @@
 //! each table block, whether every record is possible and whether all of them agree.
 //!
 //! Everything here is hostile input. [`ends`] looks for the superblocks, [`read_table`] goes
-//! through the table, [`settle`] compares the entries with each other; what is wrong comes as
+//! through the table, [`settle`] compares the entries with each other and with what was lost; what is wrong comes as
 //! [`Finding`]s, which name block, replica, record and reason. Blocks are counted from the start
 //! of the region.
 
-use super::entries::{sort_by_unit, Entry, Loss};
 use super::format::{
-    is_blank, is_used_table, record, record_origin, table_generation, Block, Crc32c, Fault, Origin,
-    State, Superblock,
+    is_blank, is_unused_table, is_used_table, record, record_origin, table_generation, Block,
+    Crc32c, Fault, Origin, State, Superblock,
 };
 use super::geometry::{Geometry, BLOCK_SECTORS, MAX_COPIES, RECORDS_PER_BLOCK};
 use super::{Refusal, Slot, Unit};
 use core::fmt;
+
+mod settle;
+pub use settle::{settle, Settled};
 
 /// Reads the block of that number; `false` if it cannot be read.
 pub type Read<'a> = dyn FnMut(u64, &mut Block) -> bool + 'a;
@@ -69,6 +71,20 @@ pub enum Finding {
         /// The slot.
         slot: Slot,
     },
+    /// Two slots that failed claim the same sector of a unit, and its entry does not have it.
+    LostTwice {
+        /// The unit.
+        unit: Unit,
+        /// Both.
+        slots: [Slot; 2],
+    },
+    /// A slot has been replaced by another, and its record does not say so yet: [`Settled::Replaced`].
+    Replaced {
+        /// The unit that it served.
+        unit: Unit,
+        /// The slot.
+        slot: Slot,
+    },
 }
 
 /// What a finding means for the image.
@@ -88,6 +104,7 @@ impl Finding {
                 Standing::Differs => Severity::Fatal,
                 _ => Severity::Mendable,
             },
+            Self::Replaced { .. } => Severity::Mendable,
             _ => Severity::Fatal,
         }
     }
@@ -167,6 +184,21 @@ impl fmt::Display for Finding {
                     "unit {unit}: slot {slot} lost sectors of it, and it has no entry"
                 )
             }
+            Self::LostTwice { unit, slots } => {
+                let (Unit(unit), [Slot(a), Slot(b)]) = (unit, slots);
+                write!(
+                    f,
+                    "unit {unit}: slots {a} and {b}, which failed, claim the same sector: which has \
+                     the newer data cannot be told"
+                )
+            }
+            Self::Replaced { unit, slot } => {
+                let (Unit(unit), Slot(slot)) = (unit, slot);
+                write!(
+                    f,
+                    "unit {unit}: slot {slot} was replaced, and is not yet recorded as bad"
+                )
+            }
         }
     }
 }
@@ -183,9 +215,15 @@ pub struct Ends {
     blocks: u64,
     /// The caller's.
     given: u64,
-    /// A table that was in use lies beside the ends.
-    table: bool,
+    /// With blank ends: whether the blocks near them are those of a blank region.
+    inside: Result<(), Refusal>,
 }
+
+/// Blocks at each end of a region that are looked at to tell whether it is blank: 1 MiB.
+pub const BLANK_BLOCKS: u64 = 256;
+
+/// Something is in a region that begins and ends with zeroes.
+pub const NOT_BLANK: Refusal = c"Spare is not blank: its first and last MiB must be zero";
 
 /// A superblock that counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -211,6 +249,9 @@ impl Found {
 }
 
 /// Looks for superblocks in a region of `blocks` blocks.
+///
+/// Reads the first block and the last. If both are zero it reads all of the first and last
+/// [`BLANK_BLOCKS`], no block twice.
 pub fn ends(read: &mut Read<'_>, blocks: u64, block: &mut Block, crc32c: Crc32c) -> Ends {
     let mut copy = |copy: u64, at: u64| {
         if read(at, block) {
@@ -226,37 +267,59 @@ pub fn ends(read: &mut Read<'_>, blocks: u64, block: &mut Block, crc32c: Crc32c)
     };
     let last = known.min(blocks).saturating_sub(1);
     let (last_blank, last) = copy(1, last);
-    // The first area begins right behind the first superblock, or growing left a table block there;
-    // the last one ends right before the last.
-    let both_blank = first_blank && last_blank;
-    let mut used = |at: u64| read(at, block) && is_used_table(block);
-    let table = both_blank && blocks > 3 && (used(1) || used(blocks - 2));
+    let inside = if first_blank && last_blank {
+        is_blank_inside(read, blocks, block, crc32c)
+    } else {
+        Ok(())
+    };
     Ends {
         copies: [first, last],
         blank: [first_blank, last_blank],
         blocks: known,
         given: blocks,
-        table,
+        inside,
     }
 }
 
-impl Ends {
-    /// Both ends are zero: by contract an activation formats the region, whatever lies between.
-    pub fn are_zero(&self) -> bool {
-        self.blank == [true, true]
+/// Whether a region of `blocks` blocks, the first and last of them zero, is blank.
+///
+/// Table blocks that were never used are what an interrupted format leaves: nothing is lost with them.
+fn is_blank_inside(
+    read: &mut Read<'_>,
+    blocks: u64,
+    block: &mut Block,
+    crc32c: Crc32c,
+) -> Result<(), Refusal> {
+    let last = blocks.saturating_sub(1);
+    let behind = blocks.saturating_sub(BLANK_BLOCKS).max(BLANK_BLOCKS);
+    let mut result = Ok(());
+    for at in (1..BLANK_BLOCKS.min(last)).chain(behind..last) {
+        if !read(at, block) {
+            return Err(c"Spare cannot be read in its first and last MiB");
+        }
+        if is_used_table(block) {
+            return Err(c"Both superblocks are zero, and a table that was in use is there");
+        }
+        if !is_blank(block) && !is_unused_table(block, crc32c) {
+            // All are looked at: a table that was in use is the better explanation.
+            result = Err(NOT_BLANK);
+        }
     }
+    result
+}
 
+impl Ends {
     /// What they say together. `None`: the region is blank. Refused: what is neither blank nor
-    /// usable, and zeroes beside a table that was in use.
+    /// usable.
+    ///
+    /// Blank is a region whose first and last [`BLANK_BLOCKS`], or all of a shorter one, are zero or table
+    /// blocks that were never used.
     pub fn judge(&self) -> Result<Option<Found>, Refusal> {
         if self.blocks > self.given {
             return Err(c"Spare region is shorter than the one that was formatted");
         }
-        if self.table {
-            return Err(c"Both superblocks are zero, and a table that was in use is there");
-        }
-        if self.are_zero() {
-            return Ok(None);
+        if self.blank == [true, true] {
+            return self.inside.map(|()| None);
         }
         let [first, last] = &self.copies;
         // If the first copy was wiped, the last one has the better explanation.
@@ -436,35 +499,9 @@ fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn F
     }
 }
 
-/// Sorts `entries` by unit, tells them which of their sectors `losses` says are lost, and calls
-/// `find` with what contradicts itself.
-pub fn settle(entries: &mut [Entry], losses: &[Loss], find: &mut dyn FnMut(Finding)) {
-    sort_by_unit(entries);
-    for (a, b) in entries.iter().zip(entries.iter().skip(1)) {
-        if a.unit == b.unit {
-            find(Finding::TwoSlots {
-                unit: a.unit,
-                slots: [a.slot.min(b.slot), a.slot.max(b.slot)],
-            });
-        }
-    }
-    for loss in losses {
-        match entries.binary_search_by_key(&loss.unit, |e| e.unit) {
-            Err(_) => find(Finding::Orphan {
-                unit: loss.unit,
-                slot: loss.slot,
-            }),
-            Ok(at) => {
-                if let Some(entry) = entries.get_mut(at) {
-                    entry.lost |= loss.mask & !entry.mask;
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::entries::{Entry, Loss};
     use super::super::format::{
         blank_table_block, seal_table_block, set_record, update_superblock, Cause, Update,
     };
@@ -633,6 +670,10 @@ mod tests {
                 Seen::Block { .. } => (),
                 Seen::Record { slot, state, .. } => match state {
                     State::Entry { unit, mask } => entries.push(Entry::new(unit, slot, mask)),
+                    State::Moved { unit, mask } => entries.push(Entry {
+                        held: true,
+                        ..Entry::new(unit, slot, mask)
+                    }),
                     State::Bad { unit, lost: mask } if mask != 0 => {
                         losses.push(Loss { unit, mask, slot });
                     }
@@ -640,7 +681,12 @@ mod tests {
                 },
             },
         );
-        settle(&mut entries, &losses, &mut |f| wrong.push(f));
+        let stay = settle(&mut entries, &mut losses, &mut |seen| {
+            if let Settled::Finding(f) = seen {
+                wrong.push(f);
+            }
+        });
+        entries.truncate(stay);
         wrong.retain(|f| f.severity() == Severity::Fatal);
         match wrong.first() {
             Some(f) => Err(f.to_string()),
@@ -795,6 +841,95 @@ mod tests {
         assert_eq!(activate(&disk.blocks), Err("blank".into()));
     }
 
+    /// What a block of a region may hold that begins and ends with zeroes.
+    #[derive(Clone, Copy, Debug)]
+    enum Content {
+        Unused,
+        Used,
+        OldRecord,
+        WrongChecksum,
+        Byte(usize),
+        Unreadable,
+    }
+
+    impl Content {
+        fn any() -> impl Strategy<Value = Self> {
+            prop_oneof![
+                3 => Just(Self::Unused),
+                1 => prop_oneof![
+                    Just(Self::Used), Just(Self::OldRecord), Just(Self::WrongChecksum),
+                    (0..BLOCK_SIZE).prop_map(Self::Byte), Just(Self::Unreadable),
+                ],
+            ]
+        }
+
+        fn block(self, at: u64) -> Block {
+            let mut block = [0; BLOCK_SIZE];
+            blank_table_block(&mut block, &[at as u8; 16], at * 7, crc);
+            match self {
+                Self::Unused | Self::Unreadable => (),
+                Self::Used => seal_table_block(&mut block, 2, crc),
+                Self::OldRecord => {
+                    let (slot, state, cause) = (Slot(0), State::BAD, Cause::Write);
+                    set_record(&mut block, 3, &Update { slot, state, cause }, 1);
+                    seal_table_block(&mut block, 1, crc);
+                }
+                Self::WrongChecksum => block[8] ^= 1,
+                Self::Byte(byte) => {
+                    block = [0; BLOCK_SIZE];
+                    block[byte] = 1;
+                }
+            }
+            block
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_region_is_blank_if_nothing_but_unused_tables_is_near_its_ends(
+            blocks in 2u64..1300,
+            contents in proptest::collection::vec(
+                (0usize..3, 0u64..600, Content::any()), 0..6,
+            ),
+        ) {
+            // Near an end, near the last block that is looked at, anywhere.
+            let contents: BTreeMap<u64, Content> = contents.into_iter().filter_map(|(how, n, what)| {
+                let at = match how {
+                    0 => 252 + n % 8,
+                    1 => blocks.checked_sub(252 + n % 8)?,
+                    _ => 1 + n * 31 % blocks,
+                };
+                (0 < at && at < blocks - 1).then_some((at, what))
+            }).collect();
+            let mut reads = BTreeMap::new();
+            let mut read = |at: u64, to: &mut Block| {
+                *reads.entry(at).or_insert(0) += 1;
+                *to = contents.get(&at).map_or([0; BLOCK_SIZE], |what| what.block(at));
+                !matches!(contents.get(&at), Some(Content::Unreadable))
+            };
+            let judged = ends(&mut read, blocks, &mut [0; BLOCK_SIZE], crc).judge();
+
+            let is_near = |at: &u64| *at < 256 || at + 256 >= blocks;
+            let near = || contents.iter().filter(|(at, _)| is_near(at)).map(|(_, what)| what);
+            let count = |is: fn(&Content) -> bool| near().filter(|what| is(what)).count();
+            let used = count(|what| matches!(what, Content::Used));
+            let unreadable = count(|what| matches!(what, Content::Unreadable));
+            let unused = count(|what| matches!(what, Content::Unused));
+            prop_assert!(reads.iter().all(|(at, count)| is_near(at) && *count == 1));
+            let why = judged.as_ref().err().map(|why| text(why));
+            let in_use = why == Some("Both superblocks are zero, and a table that was in use is there");
+            let cannot = why == Some("Spare cannot be read in its first and last MiB");
+            if used + unreadable > 0 {
+                prop_assert!(used > 0 && in_use || unreadable > 0 && cannot, "{why:?}");
+            } else if near().count() > unused {
+                prop_assert_eq!(judged, Err(NOT_BLANK));
+            } else {
+                prop_assert_eq!(judged, Ok(None));
+                prop_assert_eq!(reads.len() as u64, blocks.min(512));
+            }
+        }
+    }
+
     #[test]
     fn copies_of_one_generation_that_differ_are_refused() {
         let mut disk = Disk::new(2, &mut Random(7));
@@ -830,7 +965,7 @@ mod tests {
         #[test]
         fn hostile_records_are_found(
             records in proptest::collection::vec(
-                (0usize..504, 0u64..70, any::<u64>(), 0u32..4, any::<[bool; 2]>()), 0..40,
+                (0usize..504, 0u64..70, any::<u64>(), 0u32..5, any::<[bool; 2]>()), 0..40,
             ),
         ) {
             let mut disk = Disk::new(3, &mut Random(7));
@@ -865,6 +1000,9 @@ mod tests {
                     Seen::Record { slot, state: State::Entry { unit, mask }, .. } => {
                         entries.push(Entry::new(unit, slot, mask));
                     }
+                    Seen::Record { slot, state: State::Moved { unit, mask }, .. } => {
+                        entries.push(Entry { held: true, ..Entry::new(unit, slot, mask) });
+                    }
                     Seen::Record { slot, state: State::Bad { unit, lost: mask }, .. } => {
                         losses.push(Loss { unit, mask, slot });
                     }
@@ -883,20 +1021,15 @@ mod tests {
                 let named = wrong.iter().any(|f| matches!(f, Finding::Record { block, index, .. }
                     if *block == u64::from(slot / 126) && *index == (slot % 126) as usize));
                 let fine = possible(slot, *unit, *mask);
-                prop_assert_eq!(entry.is_some(), *state == 1 && fine);
+                prop_assert_eq!(entry.is_some(), matches!(*state, 1 | 3) && fine);
+                prop_assert!(entry.is_none_or(|e| e.held == (*state == 3)));
                 prop_assert_eq!(loss.is_some(), *state == 2 && fine);
-                prop_assert_eq!(named, *state == 3 || *state != 0 && !fine);
+                prop_assert_eq!(named, *state > 3 || *state != 0 && !fine);
             }
             prop_assert_eq!(
                 entries.len() + losses.len() + wrong.len(),
                 model.values().filter(|(.., state)| *state != 0).count()
             );
-            let mut contradictions = Vec::new();
-            settle(&mut entries, &losses, &mut |f| contradictions.push(f));
-            let of = |unit: u64| entries.iter().filter(|e| e.unit.0 == unit).count();
-            let twice: usize = (0..60).map(|unit| of(unit).saturating_sub(1)).sum();
-            let orphans = losses.iter().filter(|l| of(l.unit.0) == 0).count();
-            prop_assert_eq!(contradictions.len(), twice + orphans);
         }
 
         /// Any bytes behind a superblock's and table's magic: no panic.

@@ -13,6 +13,7 @@ pub const HELP: &str = "\
 remap <sector> [<count>]: relocate now
 mark <sector> [<count>]: make pending entries
 restore <sector> [<count>]: copy back to main and free the slots
+forget <sector> [<count>]: drop pending entries
 query <sector>: the state of one unit
 list [<from> [<max>]]: one line per entry from sector <from> on
 check: compare all metadata replicas and rewrite what is stale or bad
@@ -57,6 +58,8 @@ pub enum Message {
     Mark(Range),
     /// Copy every unit that the range touches back to main.
     Restore(Range),
+    /// Drop the pending entries of the units that the range touches.
+    Forget(Range),
     /// Print the state of the unit that holds a sector.
     Query {
         /// The sector.
@@ -96,6 +99,7 @@ impl Message {
             [b"remap", range @ ..] => Self::Remap(Range::parse(range, length)?),
             [b"mark", range @ ..] => Self::Mark(Range::parse(range, length)?),
             [b"restore", range @ ..] => Self::Restore(Range::parse(range, length)?),
+            [b"forget", range @ ..] => Self::Forget(Range::parse(range, length)?),
             [b"query", word] => Self::Query {
                 sector: sector(word, length)?,
             },

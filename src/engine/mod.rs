@@ -10,6 +10,7 @@
 //! - [`format`]: the blocks on the spare, read as hostile input.
 //! - [`entries`]: the sorted entries of one region and how one of them is replaced.
 //! - [`route`]: which sectors of a request go where.
+//! - [`recovery`]: what next, after a command failed.
 //! - [`slots`]: which slots are free, taken, or bad.
 //! - [`image`]: a whole region, judged.
 //! - [`grow`]: how a region becomes longer.
@@ -24,6 +25,7 @@ pub mod geometry;
 pub mod grow;
 pub mod image;
 pub mod message;
+pub mod recovery;
 pub mod route;
 pub mod slots;
 

@@ -5,10 +5,6 @@
 use super::{geometry::RECORDS_PER_BLOCK, Slot};
 use core::ops::DerefMut;
 
-/// Free slots that each table block keeps for moves within it ([`SlotMap::allocate_beside`]), until
-/// no other slot is left anywhere.
-const KEPT: u32 = 2;
-
 /// A bitmap of slots, set: taken (by an entry, bad, or reserved). Two words for each table block.
 ///
 /// # Invariants
@@ -23,8 +19,6 @@ pub struct SlotMap<S> {
     reserved: u64,
     /// The table block where the search for a free slot begins: new entries share table blocks.
     next: u64,
-    /// No block has more free slots than it should keep.
-    scarce: bool,
 }
 
 /// The two words of the table block that describes `slot`, and the slot's bit in them.
@@ -60,7 +54,6 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
             bad: 0,
             reserved: 0,
             next: 0,
-            scarce: false,
         }
     }
 
@@ -121,11 +114,11 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         taken
     }
 
-    /// Takes a free slot of table block `block` if it has more than `keep`.
-    fn allocate_in(&mut self, block: u64, keep: u32) -> Option<Slot> {
+    /// Takes a free slot of table block `block`.
+    fn allocate_in(&mut self, block: u64) -> Option<Slot> {
         let at = usize::try_from(2 * block).ok()?;
         let (low, high) = (*self.words.get(at)?, *self.words.get(at + 1)?);
-        if low.count_zeros() + high.count_zeros() <= keep {
+        if low & high == u64::MAX {
             return None;
         }
         let bit = match low.trailing_ones() {
@@ -136,28 +129,22 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         self.take(Slot(slot)).then_some(Slot(slot))
     }
 
-    /// Takes a free slot, from the block where the last one was if that has any to spare.
+    /// Takes a free slot, from the block where the last one was if that has any left.
     pub fn allocate(&mut self) -> Option<Slot> {
         let blocks = self.total.div_ceil(RECORDS_PER_BLOCK);
-        loop {
-            let keep = if self.scarce { 0 } else { KEPT };
-            for n in 0..blocks {
-                let block = (self.next + n) % blocks;
-                if let Some(slot) = self.allocate_in(block, keep) {
-                    self.next = block;
-                    return Some(slot);
-                }
+        for n in 0..blocks {
+            let block = (self.next + n) % blocks;
+            if let Some(slot) = self.allocate_in(block) {
+                self.next = block;
+                return Some(slot);
             }
-            if self.scarce {
-                return None;
-            }
-            self.scarce = true;
         }
+        None
     }
 
     /// Takes a free slot of the table block that describes `slot`: one write changes both records.
     pub fn allocate_beside(&mut self, slot: Slot) -> Option<Slot> {
-        self.allocate_in(place_of(slot).0, 0)
+        self.allocate_in(place_of(slot).0)
     }
 
     /// Whether `slot` is taken, for whatever reason; `true` if it does not exist.
@@ -174,7 +161,6 @@ impl<S: DerefMut<Target = [u64]>> SlotMap<S> {
         if let Some((word, bit)) = self.word(slot) {
             *word &= !bit;
             self.used -= 1;
-            self.scarce = false;
         }
     }
 
@@ -250,15 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn blocks_keep_two_slots_until_no_other_is_free() {
+    fn new_slots_share_a_table_block_until_it_has_none_left() {
         let mut map = SlotMap::new(vec![0u64; 4], 200);
-        let first: BTreeSet<u32> = (0..196).map(|_| map.allocate().unwrap().0).collect();
-        let free = |from: u32, to: u32| (from..to).filter(|s| !first.contains(s)).count();
-        assert_eq!((free(0, 126), free(126, 200)), (2, 2));
-        assert!(map.allocate_beside(Slot(130)).is_some_and(|s| s.0 >= 126));
-        assert!((0..3).all(|_| map.allocate().is_some()));
-        assert_eq!((map.allocate(), map.allocate_beside(Slot(0))), (None, None));
+        assert!((0..126).all(|n| map.allocate() == Some(Slot(n))));
+        assert_eq!(map.allocate_beside(Slot(0)), None);
+        assert_eq!(map.allocate(), Some(Slot(126)));
+        // The search goes on where the last one was, and not where another is free.
         map.release(Slot(7));
+        assert_eq!(map.allocate(), Some(Slot(127)));
+        assert_eq!(map.allocate_beside(Slot(30)), Some(Slot(7)));
+        assert!((128..200).all(|n| map.allocate() == Some(Slot(n))));
+        assert_eq!((map.allocate(), map.free()), (None, 0));
+        map.release(Slot(7));
+        assert_eq!(map.allocate_beside(Slot(130)), None);
         assert_eq!(map.allocate(), Some(Slot(7)));
     }
 }

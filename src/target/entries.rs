@@ -12,7 +12,7 @@
 
 use crate::dm::{Bits, RcuSlice, RcuSliceCell, Stamp, Version};
 use crate::engine::{
-    entries::{lost_of, Entry, Layout, Loss},
+    entries::{losses_of, Entry, Layout, Loss},
     geometry::Geometry,
     route::within_unit,
     Slot, Unit,
@@ -34,14 +34,27 @@ pub(super) struct Counts {
     pub(super) relocated: u64,
     /// With none.
     pub(super) pending: u64,
+    /// Of these, those whose slots go to data that finds no other.
+    pub(super) yielding: u64,
 }
 
 impl Counts {
-    fn of(&mut self, entry: &Entry) -> &mut u64 {
-        if entry.mask == 0 {
-            &mut self.pending
+    /// Counts `entry`, or no longer.
+    fn count(&mut self, entry: &Entry, up: bool) {
+        let add = |count: &mut u64| {
+            *count = if up {
+                count.wrapping_add(1)
+            } else {
+                count.wrapping_sub(1)
+            }
+        };
+        if entry.mask != 0 {
+            add(&mut self.relocated);
         } else {
-            &mut self.relocated
+            add(&mut self.pending);
+            if entry.yields {
+                add(&mut self.yielding);
+            }
         }
     }
 }
@@ -146,6 +159,11 @@ impl Entries {
         group == last.wrapping_shr(self.group_shift) && self.filter.is_clear(group)
     }
 
+    /// From now on [`Self::is_healthy`] is true of nothing, or what is so again. Any context. Fully ordered.
+    pub(super) fn hide(&self, hidden: bool) {
+        self.filter.hide(hidden);
+    }
+
     /// For sectors that may meet an entry, what is known at once. Any context.
     #[inline]
     pub(super) fn look(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Look {
@@ -190,6 +208,44 @@ impl Entries {
         None
     }
 
+    /// How many of the sectors `sector..sector + count` from the first on are to be read from main in one go: those of
+    /// no entry, and those that an entry leaves on main; of units without any in a slot only if `pending`. Any context.
+    pub(super) fn on_main(
+        &self,
+        sector: u64,
+        count: u32,
+        pending: bool,
+        guard: &rcu::Guard,
+    ) -> u32 {
+        let mut done = 0;
+        while done < count {
+            let at = sector.wrapping_add(done.into());
+            let left = count.wrapping_sub(done);
+            let Some(entry) = self.first(at, left, guard) else {
+                return count;
+            };
+            let before = self.geometry.unit_start(entry.unit).saturating_sub(at);
+            let before = u32::try_from(before).unwrap_or(left);
+            if before > 0 {
+                // Never past the end: the entry meets the request.
+                done = done.wrapping_add(before.min(left));
+                continue;
+            }
+            let (bits, within) = within_unit(&self.geometry, at, left);
+            let offset = bits.trailing_zeros();
+            let elsewhere = (entry.mask | entry.lost).wrapping_shr(offset);
+            let clear = elsewhere.trailing_zeros().min(within);
+            if entry.mask == 0 && !pending {
+                return done;
+            }
+            done = done.wrapping_add(clear);
+            if clear < within {
+                return done;
+            }
+        }
+        done
+    }
+
     /// The first entry of `from`'s region from `from` on.
     fn search(&self, from: Unit, guard: &rcu::Guard) -> Option<Entry> {
         let (region, key) = self.layout.place(from);
@@ -232,8 +288,15 @@ impl Entries {
     // ---- Bios in flight
 
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
-    /// as the version, is where reads will look for it. Any context.
-    pub(super) fn is_on_main(&self, stamp: Stamp, sector: u64, count: u32) -> bool {
+    /// as the version, is where reads will look for it. `pending`: they look at main for units that have no sector
+    /// in a slot, too. Any context.
+    pub(super) fn is_on_main(
+        &self,
+        stamp: Stamp,
+        sector: u64,
+        count: u32,
+        pending: bool,
+    ) -> bool {
         let (mut at, mut left) = (sector, count);
         let guard = rcu::read_lock();
         while left > 0 {
@@ -247,7 +310,8 @@ impl Entries {
             at = at.wrapping_add(before.into());
             left = left.wrapping_sub(before);
             let (bits, within) = within_unit(&self.geometry, at, left);
-            if entry.held || (entry.mask | entry.lost) & bits != 0 {
+            let is_away = (entry.mask | entry.lost) & bits != 0;
+            if entry.held || is_away || entry.mask == 0 && !pending {
                 return false;
             }
             at = at.wrapping_add(within.into());
@@ -317,11 +381,17 @@ impl Entries {
         drop(guard);
         cell.replace((length > 0).then_some(new));
         if let Some(old) = old {
-            *updater.counts.of(&old) -= 1;
+            updater.counts.count(&old, false);
         }
         if let Some(entry) = entry {
-            *updater.counts.of(entry) += 1;
+            updater.counts.count(entry, true);
         }
+    }
+
+    /// Publishes an entry of a unit that had none, and that no bio must miss from now on. May sleep.
+    pub(super) fn add(&self, entry: &Entry) {
+        self.set(entry.unit, Some(entry));
+        self.version.bump();
     }
 
     /// Adds `loss`; the entry of its unit is to be set after that. May sleep.
@@ -329,13 +399,19 @@ impl Entries {
         let _updater = self.updater.lock();
         let length = self.losses.read(&rcu::read_lock()).len();
         let mut new = slice(length.saturating_add(1), || None);
-        new.extend(self.losses.read(&rcu::read_lock()));
-        new.extend(&[loss]);
+        let guard = rcu::read_lock();
+        let old = self.losses.read(&guard);
+        let at = old.partition_point(|l| l.unit <= loss.unit);
+        let (before, behind) = old.split_at_checked(at).unwrap_or((old, &[]));
+        for part in [before, &[loss], behind] {
+            new.extend(part);
+        }
+        drop(guard);
         self.losses.replace(Some(new));
     }
 
-    /// Forgets the losses of `unit`, which has no entry any more. May sleep.
-    pub(super) fn forget_losses(&self, unit: Unit) {
+    /// Leaves those of the sectors `keep` among the losses of `unit`. May sleep.
+    pub(super) fn keep_losses(&self, unit: Unit, keep: u64) {
         let _updater = self.updater.lock();
         if !self.has_losses(unit) {
             return;
@@ -344,8 +420,10 @@ impl Entries {
         let mut new = slice(length, || None);
         let guard = rcu::read_lock();
         for loss in self.losses.read(&guard) {
-            if loss.unit != unit {
-                new.extend(&[*loss]);
+            let keep = if loss.unit == unit { keep } else { u64::MAX };
+            let mask = loss.mask & keep;
+            if mask != 0 {
+                new.extend(&[Loss { mask, ..*loss }]);
             }
         }
         drop(guard);
@@ -353,7 +431,23 @@ impl Entries {
     }
 
     fn has_losses(&self, unit: Unit) -> bool {
-        lost_of(self.losses.read(&rcu::read_lock()), unit) != 0
+        !losses_of(self.losses.read(&rcu::read_lock()), unit).is_empty()
+    }
+
+    /// Loss `nth` of `unit`. Any context.
+    pub(super) fn loss(&self, unit: Unit, nth: usize) -> Option<Loss> {
+        let guard = rcu::read_lock();
+        losses_of(self.losses.read(&guard), unit).get(nth).copied()
+    }
+
+    /// Sectors that are lost. May sleep.
+    pub(super) fn lost_sectors(&self) -> u64 {
+        let mut sectors = 0;
+        self.visit_losses(|loss| {
+            let held = self.get(loss.unit).map_or(0, |entry| entry.mask);
+            sectors += u64::from((loss.mask & !held).count_ones());
+        });
+        sectors
     }
 
     /// Calls `visit` for each loss, those that were made good among them. It must not sleep.
@@ -361,7 +455,7 @@ impl Entries {
         self.losses.read(&rcu::read_lock()).iter().for_each(visit);
     }
 
-    /// Replaces all entries by `sorted`, ascending and each unit once, and the losses. May sleep. On an
+    /// Replaces all entries by `sorted`, ascending and each unit once, and the losses, sorted by unit. May sleep. On an
     /// error there are none.
     pub(super) fn load(&self, sorted: &[Entry], losses: &[Loss]) -> Result {
         let layout = &self.layout;
@@ -387,7 +481,7 @@ impl Entries {
             let slice = slices.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
             let packed = layout.pack(entry);
             slice.extend(packed.get(..layout.stride()).unwrap_or(&packed));
-            *updater.counts.of(entry) += 1;
+            updater.counts.count(entry, true);
         }
         for (cell, slice) in self.regions.iter().zip(slices) {
             cell.replace((slice.len() > 0).then_some(slice));

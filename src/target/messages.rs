@@ -8,13 +8,10 @@ use crate::engine::{
     entries::Entry,
     format::Cause,
     message::{Message, Range, HELP},
-    Slot, Unit,
+    Unit,
 };
 use core::fmt::Write;
 use kernel::{prelude::*, sync::atomic::Acquire};
-
-/// Slots that a restore frees at a time: each time it waits for the bios that are on their way to them.
-const FREED_AT_ONCE: usize = 256;
 
 impl Remap {
     /// Obeys a message to a target of `length` sectors, printing its result to `out`. May sleep.
@@ -30,11 +27,20 @@ impl Remap {
         }
         let changes = matches!(
             message,
-            Message::Remap(_) | Message::Mark(_) | Message::Restore(_) | Message::Check
+            Message::Remap(_)
+                | Message::Mark(_)
+                | Message::Restore(_)
+                | Message::Forget(_)
+                | Message::Check
         );
         if changes && !self.writable {
             self.complain("the table is read-only");
             return Err(EROFS);
+        }
+        if changes && self.suspending.load(Acquire) {
+            // Another table may be about to take this one's place, and waits for messages.
+            self.complain("the device is suspended");
+            return Err(EBUSY);
         }
         let done = match message {
             Message::Help => out.write_str(HELP).map_err(|_| EIO),
@@ -48,8 +54,7 @@ impl Remap {
                 Ok(())
             }
             Message::Sync => {
-                self.sync_lazy();
-                if self.store.flush() {
+                if self.sync_all() && self.store.flush() {
                     Ok(())
                 } else {
                     Err(EIO)
@@ -58,6 +63,7 @@ impl Remap {
             Message::Remap(range) => self.remap_range(range, out),
             Message::Mark(range) => self.mark_range(range, out),
             Message::Restore(range) => self.restore_range(range, out),
+            Message::Forget(range) => self.forget_range(range, out),
             Message::Check => self.check(out),
             Message::Set(setting) => self.settings.set(setting),
             Message::Reset => {
@@ -78,9 +84,8 @@ impl Remap {
 
     /// Whether a message that takes its time is to end: the administrator interrupts it, or wants to
     /// suspend the device, which waits for messages.
-    fn is_interrupted(&self, was_suspended: bool) -> bool {
-        let interrupted =
-            !was_suspended && self.suspending.load(Acquire) || kernel::current!().signal_pending();
+    fn is_interrupted(&self) -> bool {
+        let interrupted = self.suspending.load(Acquire) || kernel::current!().signal_pending();
         if interrupted {
             self.complain("interrupted, what is done is done");
         }
@@ -128,11 +133,10 @@ impl Remap {
     }
 
     fn remap_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
-        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let (mut relocated, mut incomplete) = (0u64, 0u64);
         for unit in (first.0..=last.0).map(Unit) {
-            if self.is_interrupted(was_suspended) {
+            if self.is_interrupted() {
                 return Err(EINTR);
             }
             let mask = self.relocate(unit, Cause::Message)?;
@@ -147,14 +151,13 @@ impl Remap {
     }
 
     fn mark_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
-        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let mut new = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
         let mut updates = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
         let mut marked = 0;
         let mut from = first;
         while from <= last {
-            if self.is_interrupted(was_suspended) {
+            if self.is_interrupted() {
                 return Err(EINTR);
             }
             let to = Unit(from.0.saturating_add(MAX_UPDATES as u64 - 1)).min(last);
@@ -163,7 +166,17 @@ impl Remap {
             updates.clear();
             let mut full = false;
             for unit in (from.0..=to.0).map(Unit) {
-                if self.entries.get(unit).is_some() {
+                let known = self.entries.get(unit);
+                if let Some(entry) = known.filter(|e| e.yields && e.mask == 0) {
+                    // From now on it stays.
+                    let entry = Entry {
+                        yields: false,
+                        ..entry
+                    };
+                    let _ = new.push_within_capacity(entry);
+                    let _ = updates.push_within_capacity(self.update_of(&entry, Cause::Import));
+                }
+                if known.is_some() {
                     continue;
                 }
                 let Some(slot) = self.new_slot() else {
@@ -176,11 +189,11 @@ impl Remap {
             }
             let committed = self.store.commit(&updates);
             for entry in &new {
-                self.entries.set(entry.unit, Some(entry));
+                self.entries.add(entry);
                 if !committed {
                     // Some of them may be, and then the slots are these units': so be it, once the table can be
                     // written again.
-                    let _ = self.lazy.lock().push_within_capacity(entry.unit);
+                    self.commit_later(entry.unit);
                 }
             }
             if let Some(entry) = new.last() {
@@ -200,43 +213,32 @@ impl Remap {
         Ok(())
     }
 
+    /// The first unit from `from` on that has an entry.
+    fn next_entry(&self, from: Unit) -> Option<Unit> {
+        let mut found = None;
+        self.entries.visit(from, |e| {
+            found = Some(e.unit);
+            false
+        });
+        found
+    }
+
     fn restore_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
-        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
-        let mut freed = KVec::<Slot>::with_capacity(FREED_AT_ONCE, GFP_KERNEL)?;
         let (mut restored, mut stay) = (0u64, 0u64);
         let mut next = first;
         let mut done = Ok(());
         loop {
-            let mut found = None;
-            self.entries.visit(next, |e| {
-                found = Some(e.unit);
-                false
-            });
-            let unit = found.filter(|unit| *unit <= last);
-            if unit.is_none() || freed.len() == FREED_AT_ONCE {
-                // Bios that found the slots before they were the units' no more.
-                if !freed.is_empty() {
-                    self.sections.wait();
-                }
-                self.store
-                    .with_slots(|s| freed.iter().for_each(|slot| s.release(*slot)));
-                freed.clear();
-            }
-            let Some(unit) = unit.filter(|_| done.is_ok()) else {
+            let Some(unit) = self.next_entry(next).filter(|unit| *unit <= last) else {
                 break;
             };
-            if self.is_interrupted(was_suspended) {
+            if self.is_interrupted() {
                 done = Err(EINTR);
-                next = Unit(u64::MAX);
-                continue;
+                break;
             }
             match self.restore(unit) {
                 Restored::Healthy => (),
-                Restored::Freed(slot) => {
-                    restored += 1;
-                    let _ = freed.push_within_capacity(slot);
-                }
+                Restored::Freed => restored += 1,
                 Restored::Stays => stay += 1,
             }
             next = Unit(unit.0 + 1);
@@ -245,11 +247,26 @@ impl Remap {
         done
     }
 
+    fn forget_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let (first, last) = self.units_of(range);
+        let mut forgotten = 0;
+        let mut next = self.next_entry(first);
+        while let Some(from) = next.filter(|unit| *unit <= last) {
+            if self.is_interrupted() {
+                return Err(EINTR);
+            }
+            let to = Unit(from.0.saturating_add(MAX_UPDATES as u64 - 1)).min(last);
+            forgotten += self.forget(from, to).ok_or(EIO)?;
+            next = self.next_entry(Unit(to.0.saturating_add(1)));
+        }
+        let _ = write!(out, "{forgotten} units forgotten");
+        Ok(())
+    }
+
     fn check(&self, out: &mut TextWriter<'_>) -> Result {
-        let was_suspended = self.suspending.load(Acquire);
         let found = self.store.check(
             &self.entries,
-            || self.is_interrupted(was_suspended),
+            || self.is_interrupted(),
             |unit| {
                 let _guard = self.units.lock(unit);
                 let entry = self.entries.get(unit);

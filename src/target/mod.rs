@@ -4,9 +4,11 @@
 //!
 //! - [`entries`]: the table in memory, read by `map` under RCU;
 //! - [`store`]: the metadata on the spare;
+//! - [`cache`]: whether a flush needs the spare;
 //! - [`recover`]: failed bios and writes that need new mask bits, in process context;
 //! - [`relocate`]: whole units on the move;
-//! - [`vitals`]: whether main answers at all;
+//! - [`pending`]: entries that nobody waits for: committed later, or dropped;
+//! - [`vitals`]: whether main answers at all, and takes writes;
 //! - [`settings`]: the features that can be changed;
 //! - [`messages`]: `dmsetup message`;
 //! - [`units`]: one change at a time to a unit.
@@ -18,9 +20,11 @@
 
 #![deny(unsafe_code)]
 
+mod cache;
 mod counter;
 mod entries;
 mod messages;
+mod pending;
 mod recover;
 mod relocate;
 mod settings;
@@ -31,18 +35,17 @@ mod units;
 mod vitals;
 
 use crate::dm::{
-    self, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
-    Mapped, NoIo, Op, Queue, Refused, Section, Sections, Setup, Stamp, Status, Stop, Target,
+    Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
+    Mapped, NoIo, Op, Queue, Refused, Setup, Stamp, Status, Stop, Target,
     TargetHandle, TargetInfo, TextWriter, Version,
 };
 use crate::engine::{
-    args::{BadOn, PendingReads, TableLine},
-    entries::Entry,
-    format::Cause,
+    args::{BadOn, TableLine},
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
     route::{first_part, Cut, Place},
-    Slot, Unit,
+    Slot,
 };
+use cache::{Flush, SpareCache};
 use core::fmt::Write;
 use counter::Counter;
 use entries::{Entries, Look};
@@ -53,9 +56,13 @@ use kernel::{
         atomic::{Acquire, Atomic, Full, Relaxed, Release},
         rcu, Arc, ArcBorrow, Mutex,
     },
-    time::{delay::fsleep, Delta},
-    workqueue::{impl_has_work, new_work, Work, WorkItem},
+    time::{msecs_to_jiffies, Jiffies},
+    workqueue::{
+        impl_has_delayed_work, impl_has_work, new_delayed_work, new_work, DelayedWork, Work,
+        WorkItem,
+    },
 };
+use pending::{Batch, Listed, Step, MAX_LISTED};
 use relocate::Mover;
 use settings::Settings;
 use store::Store;
@@ -117,12 +124,10 @@ pub(crate) struct Remap {
     #[pin]
     background: Work<Remap, 1>,
     #[pin]
-    watch: Work<Remap, 2>,
+    watch: DelayedWork<Remap, 2>,
     #[pin]
     entries: Entries,
-    /// Bios on their way to or from slots.
-    #[pin]
-    sections: Sections,
+    cache: SpareCache,
     #[pin]
     store: Store,
     #[pin]
@@ -131,16 +136,24 @@ pub(crate) struct Remap {
     vitals: Vitals,
     #[pin]
     settings: Settings,
-    /// Units with a pending entry that is not on the spare yet. Capacity [`MAX_LISTED`].
+    /// Units with an entry that is not on the spare yet.
     #[pin]
-    lazy: Mutex<KVec<Unit>>,
+    lazy: Mutex<Listed>,
+    /// Held by who commits these.
+    #[pin]
+    batch: Mutex<Batch>,
+    /// Held by who drops pending entries.
+    #[pin]
+    room: Mutex<Batch>,
+    /// The unit from which on entries are looked for that yield.
+    next_yielding: Atomic<u64>,
     /// Units that main could hardly read, to be relocated in the background. Capacity [`MAX_LISTED`].
     #[pin]
-    marginal: Mutex<KVec<Unit>>,
+    marginal: Mutex<KVec<crate::engine::Unit>>,
     /// Held by who copies a unit from or to main.
     #[pin]
     mover: Mutex<Mover>,
-    /// A block's room, held by who copies a slot.
+    /// A unit's room, held by who copies a slot.
     #[pin]
     slot_mover: Mutex<IoBuffer>,
     /// No work but the recovery of bios is to be queued: from presuspend to resume.
@@ -157,6 +170,8 @@ pub(crate) struct Remap {
     /// The larger logical block of both devices, in sectors.
     block: u32,
     writable: bool,
+    /// The table is writable, and nothing is to be watched about writes ([`Remap::be_careful`]).
+    plain_writes: Atomic<bool>,
     /// The spare was blank when the table was loaded, and nothing speaks against formatting it.
     may_format: bool,
     counters: Counters,
@@ -167,14 +182,20 @@ pub(crate) struct Remap {
 impl_has_work! {
     impl HasWork<Self, 0> for Remap { self.lazy_sync }
     impl HasWork<Self, 1> for Remap { self.background }
-    impl HasWork<Self, 2> for Remap { self.watch }
+}
+
+impl_has_delayed_work! {
+    impl HasDelayedWork<Self, 2> for Remap { self.watch }
 }
 
 impl WorkItem<0> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
-        this.sync_lazy();
+        if this.sync_step() == Step::More {
+            Remap::commit_next(this.as_arc_borrow());
+        }
+        Remap::watch_if_needed(this.as_arc_borrow());
     }
 }
 
@@ -182,8 +203,9 @@ impl WorkItem<1> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
-        this.relocate_marginal();
-        Remap::watch_if_tripped(this.as_arc_borrow());
+        this.relocate_one();
+        Remap::relocate_next(this.as_arc_borrow());
+        Remap::watch_if_needed(this.as_arc_borrow());
     }
 }
 
@@ -191,12 +213,20 @@ impl WorkItem<2> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
-        this.watch_main();
+        this.watch_once();
+        Remap::watch_if_needed(this.as_arc_borrow());
     }
 }
 
-/// Units that may wait for the lazy sync or for being relocated; past that, none are added.
-const MAX_LISTED: usize = 1024;
+/// From one look at a device that does not work to the next.
+fn watch_every() -> Jiffies {
+    msecs_to_jiffies(2000)
+}
+/// Largest physical block of main that is read as one, in sectors.
+const MAX_PHYSICAL: u32 = 128;
+/// Longest write or write-zeroes that is sent on in one piece if it does not lie in one group of units: if it fails, all of it
+/// may go to slots.
+const LONGEST_WRITE: u32 = (4 << 20) >> 9;
 
 impl Remap {
     /// Whether `status` says that the sectors are bad, rather than the way to them.
@@ -221,7 +251,7 @@ impl Remap {
             Mode::Tripped
         } else if self.store.is_degraded() {
             Mode::Degraded
-        } else if self.is_loaded() && self.store.with_slots(|s| s.free()) == 0 {
+        } else if self.is_loaded() && !self.has_room() {
             Mode::Full
         } else {
             Mode::Active
@@ -241,9 +271,8 @@ impl Remap {
     fn report_mode(&self) {
         let mode = self.mode();
         if self.reported.xchg(mode as u32, Full) != mode as u32 {
-            if dm::log_allowed() {
-                pr_warn!("{}: mode is now {}\n", self.name(), mode.name());
-            }
+            // Whatever else floods the log, this is to be in it.
+            pr_warn!("{}: mode is now {}\n", self.name(), mode.name());
             self.ti.event();
         }
     }
@@ -255,19 +284,17 @@ impl Remap {
         let (sector, count) = (bio.sector(), bio.sectors());
         let counter = match bio.op() {
             Op::Read => &this.counters.reads_redirected,
-            Op::Write if this.writable => &this.counters.writes_redirected,
+            Op::Write if this.plain_writes.load(Relaxed) => &this.counters.writes_redirected,
             _ => return this.map_slowly(bio, stamp),
         };
         let guard = rcu::read_lock();
         match this.entries.look(sector, count, &guard) {
             Look::Healthy => bio.remap(&this.main, &this.main_offset, stamp),
             Look::InSlot(slot, sector) => {
-                // As long as the bio is in the section, the slot stays the unit's.
-                let section = this.sections.enter();
                 drop(guard);
                 counter.add(1);
                 let sector = this.store.sector(sector);
-                bio.remap_in(section, slot.0, this.store.spare(), sector, stamp)
+                bio.remap_aside(slot.0, this.store.spare(), sector, stamp)
             }
             Look::Intricate => {
                 drop(guard);
@@ -280,62 +307,147 @@ impl Remap {
     #[cold]
     #[inline(never)]
     fn map_slowly(&self, mut bio: MapBio<'_>, stamp: Stamp) -> Mapped {
-        let (sector, count) = (bio.sector(), bio.sectors());
+        let (sector, mut count) = (bio.sector(), bio.sectors());
         if count == 0 {
-            return match bio.number() {
-                0 => bio.remap(&self.main, &self.main_offset, stamp),
-                _ => bio.remap(self.store.spare(), &self.store.start(), stamp),
-            };
+            return self.map_flush(bio, stamp);
+        }
+        let op = bio.op();
+        let is_write = matches!(op, Op::Write | Op::WriteZeroes);
+        if is_write && bio.is_fua() && self.cache.has_failed() {
+            return self.put_off(bio);
+        }
+        if is_write && count > LONGEST_WRITE {
+            if !bio.accept(LONGEST_WRITE) {
+                return bio.complete(Status::IOERR);
+            }
+            count = LONGEST_WRITE;
         }
         let guard = rcu::read_lock();
         let Some(entry) = self.entries.first(sector, count, &guard) else {
-            return bio.remap(&self.main, &self.main_offset, stamp);
+            drop(guard);
+            return self.map_to_main(bio, is_write, stamp);
         };
-        let op = bio.op();
+        if op == Op::Read {
+            // What lies side by side on main goes there in one piece.
+            let asks = self.asks_again();
+            let on_main = self.entries.on_main(sector, count, asks, &guard);
+            if on_main > 0 {
+                if !bio.accept(on_main) {
+                    return bio.complete(Status::IOERR);
+                }
+                return bio.remap(&self.main, &self.main_offset, stamp);
+            }
+        }
         let cut = match op {
             Op::Read => Cut::AtMask,
             _ => Cut::AtUnit,
         };
         let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
+        drop(guard);
         if !bio.accept(length) {
             return bio.complete(Status::IOERR);
         }
         let redirected = match op {
             Op::Read => Some(&self.counters.reads_redirected),
-            Op::Write | Op::WriteZeroes if !entry.held && self.writable => {
-                Some(&self.counters.writes_redirected)
+            Op::Write if !entry.held && self.writable => Some(&self.counters.writes_redirected),
+            // If the spare cannot do it, it is given the zeroes, in process context.
+            Op::WriteZeroes if !entry.held && self.writable => {
+                let can = self.store.spare().write_zeroes_sectors() >= length;
+                can.then_some(&self.counters.writes_redirected)
             }
             _ => None,
         };
         if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
-            // As long as the bio is in the section, the slot stays the unit's.
-            let section = self.sections.enter();
             counter.add(1);
             let sector = self.store.sector(sector);
-            return bio.remap_in(section, slot.0, self.store.spare(), sector, stamp);
+            return bio.remap_aside(slot.0, self.store.spare(), sector, stamp);
         }
         match (op, place) {
-            (_, Place::Healthy) => bio.remap(&self.main, &self.main_offset, stamp),
+            (_, Place::Healthy) => self.map_to_main(bio, is_write, stamp),
             // A discard is a hint. The slot stays the unit's: nothing may be discarded there.
             (Op::Discard, _) => bio.complete(Status::OK),
-            (Op::Read, Place::Lost) => bio.complete(Status::MEDIUM),
-            (Op::Read, Place::Unset { mask: 0 })
-                if self.settings.get().pending_reads == Some(PendingReads::Fail) =>
-            {
-                bio.complete(Status::MEDIUM)
-            }
-            (Op::Read, _) => bio.remap(&self.main, &self.main_offset, stamp),
+            // The slot that had them may answer again.
+            (Op::Read, Place::Lost) if self.asks_again() => self.put_off(bio),
+            // It is known that main cannot.
+            (Op::Read, _) => bio.complete(Status::MEDIUM),
             // The block layer only warns of a write to a device that is read-only.
             (Op::Write | Op::WriteZeroes, _) if !self.writable => bio.complete(Status::IOERR),
             // New mask bits, or a unit on the move: in process context.
             (Op::Write | Op::WriteZeroes, _) => {
-                if bio.is_nowait() {
-                    return bio.complete(Status::AGAIN);
+                if !bio.is_nowait() {
+                    self.counters.writes_redirected.add(1);
                 }
-                self.counters.writes_redirected.add(1);
-                bio.defer(&self.queue)
+                self.put_off(bio)
             }
             (Op::Flush | Op::Other, _) => bio.complete(Status::NOTSUPP),
+        }
+    }
+
+    /// Sends a bio to main that meets no entry, or main's sectors of one.
+    fn map_to_main(&self, bio: MapBio<'_>, is_write: bool, stamp: Stamp) -> Mapped {
+        if is_write && self.vitals.is_watching() {
+            return bio.remap_watched(&self.main, &self.main_offset, stamp);
+        }
+        bio.remap(&self.main, &self.main_offset, stamp)
+    }
+
+    /// Has a bio processed, if its submitter can wait.
+    fn put_off(&self, bio: MapBio<'_>) -> Mapped {
+        if bio.is_nowait() {
+            return bio.complete(Status::AGAIN);
+        }
+        bio.defer(&self.queue)
+    }
+
+    /// Sends one of the two copies of a flush on its way: to main, or to the spare if that has something to make durable.
+    fn map_flush(&self, bio: MapBio<'_>, stamp: Stamp) -> Mapped {
+        if bio.number() == 0 {
+            return bio.remap(&self.main, &self.main_offset, stamp);
+        }
+        match self.cache.begin() {
+            None => bio.complete(Status::OK),
+            Some(Flush(failures)) => {
+                let spare = self.store.spare();
+                bio.remap_watched(spare, &self.store.start(), Stamp::marked(failures))
+            }
+        }
+    }
+
+    /// One of the two copies of a flush is back.
+    fn flush_ended(&self, bio: EndBio<'_>) -> Ended {
+        if bio.number() != 0 {
+            let flush = Flush(bio.stamp().count() as u32);
+            self.cache.ended(flush, bio.status().is_ok());
+            // Before anyone hears of it.
+            self.be_careful();
+        }
+        bio.pass_on()
+    }
+
+    /// Flushes the spare. May sleep. `false`: it did not answer.
+    fn flush_spare(&self) -> bool {
+        let Some(flush) = self.cache.begin() else {
+            return true;
+        };
+        let done = self.store.spare().flush().is_ok();
+        self.cache.ended(flush, done);
+        self.be_careful();
+        done
+    }
+
+    /// Has `map` look at each bio closely as long as there is a reason, and no longer. Any context.
+    fn be_careful(&self) {
+        loop {
+            let is_careful = || self.cache.has_failed() || self.vitals.is_watching();
+            let careful = is_careful();
+            self.plain_writes
+                .store(self.writable && !careful, Release);
+            // Fully ordered.
+            self.entries.hide(careful);
+            // Who changes the reason meanwhile may have been overtaken here.
+            if careful == is_careful() {
+                return;
+            }
         }
     }
 
@@ -347,69 +459,38 @@ impl Remap {
         }
         match slot {
             Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
-            None => self.entries.is_on_main(stamp, bio.sector(), bio.sectors()),
-        }
-    }
-
-    /// Has main watched if it does not answer. Any context.
-    fn watch_if_tripped(this: ArcBorrow<'_, Self>) {
-        if this.is_tripped() && !this.suspending.load(Acquire) {
-            // Already queued is as good.
-            let _ = this.queue.enqueue::<_, 2>(Arc::from(this));
-        }
-    }
-
-    /// Waits for main to answer again, or suspending to begin. May sleep.
-    fn watch_main(&self) {
-        let _noio = NoIo::enter();
-        while self.is_tripped() {
-            // A second, in small pieces: suspending waits for what we do.
-            for _ in 0..20 {
-                if self.suspending.load(Acquire) {
-                    return;
-                }
-                fsleep(Delta::from_millis(50));
+            None => {
+                let asks = self.asks_again();
+                self.entries.is_on_main(stamp, bio.sector(), bio.sectors(), asks)
             }
+        }
+    }
+
+    /// Has those devices looked at, after a while, that do not work. Any context that may sleep.
+    fn watch_if_needed(this: ArcBorrow<'_, Self>) {
+        let needed = this.is_tripped() || this.writable && this.store.is_degraded();
+        if needed && !this.suspending.load(Acquire) {
+            // Already queued is as good.
+            let _ = this
+                .queue
+                .enqueue_delayed::<_, 2>(Arc::from(this), watch_every());
+        }
+    }
+
+    /// Looks once whether main answers again, and whether the spare can be written again. May sleep.
+    fn watch_once(&self) {
+        let _noio = NoIo::enter();
+        if self.suspending.load(Acquire) {
+            return;
+        }
+        if self.is_tripped() {
             self.rearm_if_main_answers();
         }
-    }
-
-    /// Remembers that `unit` has an entry that the spare does not know yet, and has it committed.
-    fn commit_lazily(this: ArcBorrow<'_, Self>, unit: Unit) {
-        // No room: the entry lasts until the next activation only.
-        let _ = this.lazy.lock().push_within_capacity(unit);
-        if !this.suspending.load(Acquire) {
-            // Already queued is as good.
-            let _ = this.queue.enqueue::<_, 0>(Arc::from(this));
+        if self.writable && self.store.is_degraded() && self.store.flush() {
+            // What was left undone.
+            let _ = self.sync_step();
         }
-    }
-
-    /// Commits the pending entries that wait for it. May sleep.
-    fn sync_lazy(&self) {
-        let _noio = NoIo::enter();
-        loop {
-            let Some(unit) = self.lazy.lock().pop() else {
-                return;
-            };
-            let _guard = self.units.lock(unit);
-            let entry = self.entries.get(unit);
-            let done = entry.is_none_or(|e| self.store.commit(&[self.update_of(&e, Cause::Read)]));
-            if !done {
-                // For the next sync, by a message or at the next suspend or resume.
-                let _ = self.lazy.lock().push_within_capacity(unit);
-                return;
-            }
-            if let Some(entry) = entry.filter(|e| e.held) {
-                // The table says again what memory does.
-                self.entries.set(
-                    unit,
-                    Some(&Entry {
-                        held: false,
-                        ..entry
-                    }),
-                );
-            }
-        }
+        self.report_mode();
     }
 }
 
@@ -516,30 +597,36 @@ impl Target for Remap {
             return Err(c"unit_sectors is less than the devices' logical block".into());
         }
 
-        // Write-ahead metadata needs no care at a flush: device-mapper may send it to both devices.
-        setup.set_flushes(2, true);
-        setup.want_discards();
+        // One for each device.
+        setup.set_flushes(2);
+        if main.can_discard() {
+            setup.want_discards();
+        }
         setup.want_write_zeroes();
+        let physical = main.physical_block().min(MAX_PHYSICAL).max(block);
         let remap = Arc::pin_init(
             try_pin_init!(Remap {
                 queue: Queue::new(c"dm_remap", setup.info().name(), 0)?,
                 lazy_sync <- new_work!("dm_remap::lazy_sync"),
                 background <- new_work!("dm_remap::background"),
-                watch <- new_work!("dm_remap::watch"),
+                watch <- new_delayed_work!("dm_remap::watch"),
                 entries <- Entries::new(&geometry),
-                sections <- Sections::new(),
-                store <- Store::new(spare, line.spare_start, geometry, block),
+                cache: SpareCache::new(),
+                store <- Store::new(setup.handle(), spare, line.spare_start, geometry, block),
                 units <- UnitLocks::new(),
-                vitals <- Vitals::new(block),
+                vitals <- Vitals::new(physical),
                 settings <- Settings::new(features),
-                lazy <- new_mutex!(KVec::with_capacity(MAX_LISTED, GFP_KERNEL)?, "dm_remap::lazy"),
+                lazy <- new_mutex!(Listed::new()?, "dm_remap::lazy"),
+                batch <- new_mutex!(Batch::new()?, "dm_remap::batch"),
+                room <- new_mutex!(Batch::new()?, "dm_remap::room"),
+                next_yielding: Atomic::new(0),
                 marginal <- new_mutex!(
                     KVec::with_capacity(MAX_LISTED, GFP_KERNEL)?,
                     "dm_remap::marginal"
                 ),
-                mover <- new_mutex!(Mover::new(block)?, "dm_remap::mover"),
+                mover <- new_mutex!(Mover::new(geometry.unit_sectors)?, "dm_remap::mover"),
                 slot_mover <- new_mutex!(
-                    IoBuffer::new((block as usize) << 9)?,
+                    IoBuffer::new((geometry.unit_sectors.max(block) as usize) << 9)?,
                     "dm_remap::slot_mover"
                 ),
                 suspending: Atomic::new(false),
@@ -551,6 +638,7 @@ impl Target for Remap {
                 geometry,
                 block,
                 writable,
+                plain_writes: Atomic::new(*writable),
                 may_format: found.is_none(),
                 counters: Counters {
                     read_errors: Counter::new(),
@@ -571,6 +659,11 @@ impl Target for Remap {
     fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         // Works that go on until suspending begins are to end, too, if it never did: the table was not in force.
         this.suspending.store(true, Release);
+        // Nothing that runs starts the timer any more.
+        this.queue.drain();
+        let arc = Arc::from(this);
+        Queue::cancel_delayed::<_, 2>(&arc);
+        drop(arc);
         // With this, nothing runs any more that holds a reference: the last one is the caller's.
         this.queue.drain();
     }
@@ -596,22 +689,32 @@ impl Target for Remap {
     }
 
     #[inline(always)]
-    fn leave(this: ArcBorrow<'_, Self>, section: Section) {
-        this.sections.leave(section);
+    fn landed(this: &ArcBorrow<'_, Self>) {
+        this.cache.landed();
     }
 
     fn end_io(this: ArcBorrow<'_, Self>, bio: EndBio<'_>) -> Ended {
-        // As long as the section lasts, the slot cannot have become another unit's, or this one's again.
+        if bio.sectors() == 0 {
+            return this.flush_ended(bio);
+        }
         let slot = bio.tag().map(Slot);
-        let is_write = matches!(bio.op(), Op::Write | Op::WriteZeroes);
+        let op = bio.op();
+        let is_write = matches!(op, Op::Write | Op::WriteZeroes);
         let repeat = if bio.status().is_ok() {
+            if is_write && slot.is_none() && this.vitals.is_watching() {
+                this.vitals.took_write();
+                this.be_careful();
+            }
             is_write && !this.stands(&bio, slot)
         } else {
+            let is_bad = this.is_bad(bio.status()) && (slot.is_some() || !this.is_tripped());
+            if op == Op::Discard && is_bad {
+                // A hint that was not taken.
+                return bio.succeed();
+            }
             // Nobody waits for a readahead; the read that follows is worth the time.
-            let is_read = bio.op() == Op::Read && !bio.is_readahead();
-            (is_read || is_write && this.writable)
-                && this.is_bad(bio.status())
-                && (slot.is_some() || !this.is_tripped())
+            let is_read = op == Op::Read && !bio.is_readahead();
+            (is_read || is_write && this.writable) && is_bad
         };
         if repeat {
             bio.defer(&this.queue)
@@ -622,7 +725,7 @@ impl Target for Remap {
 
     fn process(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
         Self::recover(this, bio);
-        Self::watch_if_tripped(this);
+        Self::watch_if_needed(this);
     }
 
     fn presuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
@@ -631,7 +734,7 @@ impl Target for Remap {
         let this = Arc::from(this);
         Queue::cancel::<_, 0>(&this);
         Queue::cancel::<_, 1>(&this);
-        Queue::cancel::<_, 2>(&this);
+        Queue::cancel_delayed::<_, 2>(&this);
     }
 
     fn presuspend_undo(this: ArcBorrow<'_, Self>, ti: &TargetInfo) {
@@ -640,19 +743,22 @@ impl Target for Remap {
 
     fn postsuspend(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         if this.is_loaded() && this.writable {
-            // A lazy sync that runs has taken units off the list that it has yet to commit.
+            // A lazy sync that runs has units' locks.
             this.queue.flush();
-            this.sync_lazy();
+            let _ = this.sync_all();
+            this.store.free_restored();
             this.report_mode();
         }
     }
 
-    fn preresume(this: ArcBorrow<'_, Self>, ti: &TargetInfo) -> Result {
+    fn preresume(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) -> Result {
         let _noio = NoIo::enter();
         // Once: from here on nobody else writes this spare.
         if !this.is_loaded() {
             this.store
-                .activate(ti.name(), &this.entries, this.writable, this.may_format)?;
+                .activate(&this.entries, this.writable, this.may_format)?;
+            // The table before this one may have written to slots. If the spare does not answer now, a flush asks it.
+            let _ = this.flush_spare();
             this.loaded.store(true, Relaxed);
         }
         Ok(())
@@ -660,14 +766,9 @@ impl Target for Remap {
 
     fn resume(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         this.suspending.store(false, Release);
-        // Already queued is as good.
-        if !this.lazy.lock().is_empty() {
-            let _ = this.queue.enqueue::<_, 0>(Arc::from(this));
-        }
-        if !this.marginal.lock().is_empty() {
-            let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
-        }
-        Self::watch_if_tripped(this);
+        Self::commit_next(this);
+        Self::relocate_next(this);
+        Self::watch_if_needed(this);
         this.report_mode();
     }
 
@@ -677,7 +778,7 @@ impl Target for Remap {
         let c = &this.counters;
         let _ = write!(
             out,
-            "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} {}",
+            "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} {} {}",
             this.mode().name(),
             this.geometry.unit_sectors,
             used,
@@ -698,6 +799,7 @@ impl Target for Remap {
             } else {
                 "relocating"
             },
+            this.entries.lost_sectors(),
         );
     }
 
@@ -736,11 +838,13 @@ impl Target for Remap {
         out: &mut TextWriter<'_>,
     ) -> Result {
         let done = this.obey(ti.len(), args, out);
-        Self::watch_if_tripped(this);
+        Self::watch_if_needed(this);
         done
     }
 
-    fn io_hints(_this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
+    fn io_hints(this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
+        // Slots are given their zeroes by ourselves if the spare can do no better.
+        limits.set_write_zeroes(this.main.write_zeroes_sectors());
         // Of a polled bio that was cut, the rest is cloned with device-mapper's mark `REQ_DM_POLL_LIST` (only clones
         // made by `alloc_tio` lose it). Drivers take the bit for theirs: NVMe would follow a null pointer.
         limits.forbid_polling();
@@ -752,6 +856,10 @@ impl Target for Remap {
         visitor: DeviceVisitor<'_>,
     ) -> Result<(), Stop> {
         visitor.visit(&this.main, this.main_start, ti.len())?;
+        if visitor.is_question() {
+            // Whatever main can do, the mapped device can.
+            return Ok(());
+        }
         let start = this.store.start();
         visitor.visit(this.store.spare(), start, this.geometry.spare_sectors)
     }

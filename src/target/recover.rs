@@ -3,12 +3,14 @@
 //! Bios in process context: those that failed, writes that need new mask bits, and writes whose
 //! sectors moved while they were on their way.
 
-use super::Remap;
+use super::{relocate::Replaced, Remap};
 use crate::dm::{self, DeferredBio, NoIo, Op, Status};
 use crate::engine::{
+    args::PendingReads,
     entries::Entry,
     format::{Cause, State, Update},
     geometry::mask_of,
+    recovery::{Failed, Grid, Piece, Reading, WriteStep, Writing},
     route::within_unit,
     Slot, Unit,
 };
@@ -30,7 +32,18 @@ impl Part {
     fn offset(&self) -> u32 {
         self.bits.trailing_zeros()
     }
+
+    /// The sectors of a piece of it, in the unit.
+    fn bits_of(&self, piece: Piece) -> u64 {
+        let offset = self
+            .offset()
+            .wrapping_add(piece.skip.wrapping_sub(self.skip));
+        mask_of(offset, piece.count)
+    }
 }
+
+/// Places on main that are tried before a write's error is taken for one of all of main.
+const PLACES_ASKED: u32 = 4;
 
 impl Remap {
     /// Does what `bio` asks for, as far as that can be done, and completes it. May sleep.
@@ -43,32 +56,14 @@ impl Remap {
             _ => (&c.write_errors, &c.writes_recovered),
         };
         errors.add(u64::from(failed));
-        let mut result = Ok(());
-        let mut skip = 0;
-        while skip < bio.sectors() {
-            let sector = bio.sector() + u64::from(skip);
-            let (bits, count) = within_unit(&this.geometry, sector, bio.sectors() - skip);
-            let part = Part {
-                unit: this.geometry.unit_of(sector),
-                skip,
-                count,
-                bits,
-            };
-            let done = match bio.op() {
-                Op::Read => Self::read_part(this, &bio, part),
-                _ => this.write_part(&bio, part),
-            };
-            match (bio.op(), done) {
-                (_, Ok(())) => (),
-                // The rest of a failed read may show more sectors that are bad.
-                (Op::Read, Err(Status::MEDIUM)) => result = Err(Status::MEDIUM),
-                (_, Err(status)) => {
-                    result = Err(status);
-                    break;
-                }
+        let result = match bio.op() {
+            Op::Read => Self::read_again(this, &bio),
+            // See `cache.rs`.
+            _ if bio.is_fua() && this.cache.has_failed() && !this.flush_spare() => {
+                Err(Status::IOERR)
             }
-            skip += count;
-        }
+            _ => this.write_again(&bio),
+        };
         if result.is_ok() {
             recovered.add(u64::from(failed));
         }
@@ -77,22 +72,16 @@ impl Remap {
         bio.complete(result.err().unwrap_or(Status::OK));
     }
 
-    /// Calls `transfer` for each logical block of `part`, with its first sector from the start of the
-    /// bio and of the unit, and its length. Stops at an error.
-    fn each_block(
-        &self,
-        part: Part,
-        mut transfer: impl FnMut(u32, u32, u32) -> Result<(), Status>,
-    ) -> Result<(), Status> {
-        let first = part.offset();
-        let mut offset = first;
-        while offset < first + part.count {
-            // Bios begin and end at logical blocks.
-            let count = self.block.min(first + part.count - offset);
-            transfer(part.skip + (offset - first), offset, count)?;
-            offset += count;
+    /// The sectors of `bio` from `skip` on, up to the end of their unit.
+    fn part_at(&self, bio: &DeferredBio<'_>, skip: u32) -> Part {
+        let sector = bio.sector() + u64::from(skip);
+        let (bits, count) = within_unit(&self.geometry, sector, bio.sectors() - skip);
+        Part {
+            unit: self.geometry.unit_of(sector),
+            skip,
+            count,
+            bits,
         }
-        Ok(())
     }
 
     /// Where sector `offset` of `unit` is on main.
@@ -106,147 +95,303 @@ impl Remap {
             .sector(self.geometry.slot_sector(slot) + u64::from(offset))
     }
 
+    /// What main's physical blocks are for a request at `sector` of it.
+    pub(super) fn blocks_of_main(&self, sector: u64) -> Grid {
+        // So far before the end of a block that it begins so far behind the start of another one.
+        let size = self.main.physical_block().max(self.block);
+        let left = self.main.physical_left(sector);
+        Grid::new(size, u64::from(size.wrapping_sub(left)))
+    }
+
+    /// What the spare's physical blocks are for a request at `sector` of it.
+    pub(super) fn blocks_of_spare(&self, sector: u64) -> Grid {
+        let spare = self.store.spare();
+        let size = spare.physical_block().max(self.block);
+        let left = spare.physical_left(sector);
+        Grid::new(size, u64::from(size.wrapping_sub(left)))
+    }
+
     /// Whether a write may have lost its FUA on the way to one device that the other one needs. May change.
     fn may_lack_fua(&self) -> bool {
         self.main.has_write_cache() != self.store.spare().has_write_cache()
     }
 
+    /// Attempts at what could not be read, beside the first.
+    pub(super) fn retries(&self) -> u32 {
+        self.settings.get().read_retries.unwrap_or(2)
+    }
+
+    /// Whether reads of sectors that could not be read ask again.
+    pub(super) fn asks_again(&self) -> bool {
+        self.settings.get().pending_reads != Some(PendingReads::Fail)
+    }
+
     // ---- Reads
 
-    /// Reads `part` of a failed read again, block by block.
+    /// Reads `bio`, which failed, or of which sectors are lost, as [`Reading`] says.
     ///
-    /// Fails with [`Status::MEDIUM`] if a block stays unreadable; its unit has an entry then, or another
+    /// Fails with [`Status::MEDIUM`] if something stays unreadable; its unit has an entry then, or another
     /// slot. With the error as it came if the device does not answer at all, or it is not a bad sector's.
-    fn read_part(
-        this: ArcBorrow<'_, Self>,
-        bio: &DeferredBio<'_>,
-        part: Part,
-    ) -> Result<(), Status> {
-        let retries = this.settings.get().read_retries.unwrap_or(2);
-        let mut error = None;
-        let mut unreadable = 0;
-        // With one unit there is no doubt which one made the bio fail.
-        let mut marginal = part.count == bio.sectors();
-        this.each_block(part, |skip, offset, count| {
-            let mut last = bio.status();
-            for attempt in 0..retries {
-                last = this.read_block(bio, part.unit, skip, offset, count);
-                if last.is_ok() {
-                    marginal |= attempt > 0;
-                    return Ok(());
-                }
-                if !this.is_bad(last) {
-                    return Err(last);
-                }
+    fn read_again(this: ArcBorrow<'_, Self>, bio: &DeferredBio<'_>) -> Result<(), Status> {
+        let first = this.part_at(bio, 0);
+        let entry = this.entries.get(first.unit);
+        if bio.status().is_ok() {
+            // Of lost sectors, which `map` cuts off: they lie in one unit.
+            return this.read_lost(bio, first.unit, first.bits);
+        }
+        let in_slot = entry.is_some_and(|e| e.mask & first.bits != 0);
+        if !in_slot && this.meets_pending(bio) {
+            // Known to be bad, and asked.
+            return Err(Status::MEDIUM);
+        }
+        let retries = this.retries();
+        if retries == 0 {
+            // Without a retry it is not known which blocks are bad.
+            return Err(bio.status());
+        }
+        let is_certain =
+            |sector: u64| !in_slot && this.is_main_unit(sector) && this.vitals.is_certain(sector);
+        let blocks = match entry {
+            Some(entry) if in_slot => {
+                this.blocks_of_spare(this.slot_sector(entry.slot, first.offset()))
             }
-            error = Some(last);
-            unreadable |= mask_of(offset, count);
-            Ok(())
-        })?;
-        let entry = this.entries.get(part.unit);
-        let in_slot = entry.map_or(0, |e| e.mask);
-        let Some(error) = error else {
-            if marginal && part.bits & !in_slot != 0 {
-                Self::relocate_later(this, part.unit);
-            }
-            return Ok(());
+            _ => this.blocks_of_main(this.main_sector(first.unit, first.offset())),
         };
-        // Without a retry it is not known which blocks are bad.
-        if retries > 0 {
-            let known = (unreadable & in_slot == 0 || this.slot_unreadable(part.unit, unreadable))
-                && (unreadable & !in_slot == 0 || Self::note_unreadable(this, part.unit));
-            if known {
-                return Err(Status::MEDIUM);
-            }
+        // With one unit there is no doubt which one made the bio fail.
+        let is_one = first.count == bio.sectors();
+        if is_one && is_certain(bio.sector()) {
+            return Err(Self::unreadable(this, first, bio.status(), true));
         }
-        Err(error)
-    }
-
-    /// Reads one block of `unit` from where it is: looked up each time, as it may move.
-    fn read_block(
-        &self,
-        bio: &DeferredBio<'_>,
-        unit: Unit,
-        skip: u32,
-        offset: u32,
-        count: u32,
-    ) -> Status {
-        let bits = mask_of(offset, count);
-        // The slot stays the unit's while we are in the section.
-        self.sections.within(|| match self.entries.get(unit) {
-            Some(e) if e.mask & bits == bits => {
-                let sector = self.slot_sector(e.slot, offset);
-                bio.transfer(self.store.spare(), sector, skip, count, false)
-            }
-            Some(e) if e.lost & bits != 0 => Status::MEDIUM,
-            _ => {
-                let sector = self.main_sector(unit, offset);
-                let status = bio.transfer(&self.main, sector, skip, count, false);
-                if status.is_ok() {
-                    self.vitals.worked(bio.sector() + u64::from(skip));
+        let units = Grid::new(this.geometry.unit_sectors, bio.sector());
+        let mut reading = Reading::new(bio.sectors(), units, blocks, retries);
+        let is_medium = bio.status() == Status::MEDIUM;
+        let mut last = bio.status();
+        while let Some(piece) = reading.next() {
+            let part = this.part_at(bio, piece.skip);
+            let (status, slot) = this.read_piece(bio, piece);
+            if status.is_ok() {
+                let hardly = reading.succeeded() || is_one && is_medium && reading.next().is_none();
+                if hardly && slot.is_none() {
+                    Self::relocate_later(this, part.unit);
                 }
-                status
+                continue;
             }
-        })
+            if !this.is_bad(status) {
+                return Err(status);
+            }
+            last = status;
+            let lost = match reading.failed(is_certain(bio.sector() + u64::from(piece.skip))) {
+                Failed::GoOn => continue,
+                Failed::Enough => break,
+                Failed::Lost(piece) => Part {
+                    count: piece.count,
+                    bits: part.bits_of(piece),
+                    ..part
+                },
+            };
+            let Some(slot) = slot else {
+                return Err(Self::unreadable(this, lost, last, reading.may_fail()));
+            };
+            return match this.slot_unreadable(lost.unit, lost.bits, slot) {
+                Replaced::Yes => Err(Status::MEDIUM),
+                Replaced::No => Err(last),
+                // It may well be readable where it is now. (All of a bio to a slot lies in one unit.)
+                Replaced::ByOther => {
+                    let count = bio.sectors() - piece.skip;
+                    this.read_piece(bio, Piece { count, ..piece }).0.check()
+                }
+            };
+        }
+        match reading.next() {
+            None => Ok(()),
+            Some(_) => Err(last),
+        }
     }
 
-    /// Makes a pending entry for `unit` unless it has one, to be committed lazily.
-    ///
-    /// `false`, and none is made: main does not answer.
-    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) -> bool {
-        if !this.writable || this.entries.get(unit).is_some() {
-            return true;
+    /// `part` of a read stays unreadable on main. Its unit becomes pending, if main answers elsewhere. Returns the
+    /// error that goes up.
+    fn unreadable(this: ArcBorrow<'_, Self>, part: Part, status: Status, may_ask: bool) -> Status {
+        if !this.is_main_unit(this.geometry.unit_start(part.unit)) {
+            return Status::MEDIUM;
         }
-        if !this.main_answers(unit) {
-            return false;
+        if this.writable && !this.is_bad_place(part.unit, status, may_ask) {
+            return status;
+        }
+        Self::note_unreadable(this, part.unit);
+        Status::MEDIUM
+    }
+
+    /// Whether the unit at `sector` has no entry.
+    fn is_main_unit(&self, sector: u64) -> bool {
+        self.entries.get(self.geometry.unit_of(sector)).is_none()
+    }
+
+    /// Whether `bio` was, as a read of main, for units among others that are known not to be readable.
+    fn meets_pending(&self, bio: &DeferredBio<'_>) -> bool {
+        let mut skip = 0;
+        while skip < bio.sectors() {
+            let part = self.part_at(bio, skip);
+            let entry = self.entries.get(part.unit);
+            if entry.is_some_and(|e| e.mask | e.lost == 0) {
+                return true;
+            }
+            skip += part.count;
+        }
+        false
+    }
+
+    /// Reads a piece of `bio`, which lies in one unit, from where its sectors are: looked up each time, as they may move.
+    /// Returns the slot that failed, if it was one.
+    fn read_piece(&self, bio: &DeferredBio<'_>, piece: Piece) -> (Status, Option<Slot>) {
+        let end = piece.skip + piece.count;
+        let mut at = piece.skip;
+        while at < end {
+            let part = self.part_at(bio, at);
+            let entry = self.entries.get(part.unit);
+            let (mask, lost) = entry.map_or((0, 0), |e| (e.mask, e.lost));
+            let offset = part.offset();
+            let left = part.count.min(end - at);
+            let run = |bits: u64| (bits >> offset).trailing_ones().min(left);
+            let (status, count, slot) = match entry {
+                Some(e) if run(mask) > 0 => {
+                    let sector = self.slot_sector(e.slot, offset);
+                    let count = run(mask);
+                    let status = bio.transfer(self.store.spare(), sector, at, count, false);
+                    (status, count, Some(e.slot))
+                }
+                Some(_) if run(lost) > 0 => (Status::MEDIUM, left, None),
+                _ => {
+                    let sector = self.main_sector(part.unit, offset);
+                    let count = run(!(mask | lost));
+                    let status = bio.transfer(&self.main, sector, at, count, false);
+                    if status.is_ok() {
+                        self.vitals.worked(bio.sector() + u64::from(at));
+                    }
+                    (status, count, None)
+                }
+            };
+            if !status.is_ok() {
+                return (status, slot);
+            }
+            at += count;
+        }
+        (Status::OK, None)
+    }
+
+    /// Makes a pending entry for `unit` unless it has one or no slot is free, to be committed lazily.
+    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) {
+        if !this.writable {
+            return;
         }
         let _guard = this.units.lock(unit);
         if this.entries.get(unit).is_some() {
-            return true;
+            return;
         }
+        // It would only be in the way of data.
         let Some(slot) = this.new_slot() else {
-            return true;
+            return;
         };
-        let entry = Entry::new(unit, slot, 0);
-        this.entries.set(unit, Some(&entry));
+        let entry = Entry {
+            yields: true,
+            ..Entry::new(unit, slot, 0)
+        };
+        this.entries.add(&entry);
         this.report_entry(&entry, "pending");
         Self::commit_lazily(this, unit);
-        true
     }
 
     // ---- Writes
 
+    /// Writes `bio`: to main what main takes, to slots what it does not, as [`Writing`] says.
+    fn write_again(&self, bio: &DeferredBio<'_>) -> Result<(), Status> {
+        let mut writing = Writing::default();
+        let mut skip = 0;
+        while skip < bio.sectors() {
+            let part = self.part_at(bio, skip);
+            self.write_part(bio, part, &mut writing)?;
+            skip += part.count;
+        }
+        Ok(())
+    }
+
     /// Writes `part`: to main what main takes, to the unit's slot what it does not, and all of it there
     /// if the unit has one.
-    fn write_part(&self, bio: &DeferredBio<'_>, part: Part) -> Result<(), Status> {
+    fn write_part(
+        &self,
+        bio: &DeferredBio<'_>,
+        part: Part,
+        writing: &mut Writing,
+    ) -> Result<(), Status> {
         let _guard = self.units.lock(part.unit);
+        // A bio that was never submitted has no error of main's to give.
+        let mut error = bio.status().check().err().unwrap_or(Status::MEDIUM);
         if let Some(entry) = self.entries.get(part.unit) {
-            // A bio that was never submitted has no error of main's to give.
-            let error = bio.status().check().err().unwrap_or(Status::MEDIUM);
             return self.write_to_slot(bio, part, entry, error);
         }
-        let (mut bits, mut error) = (0, Status::IOERR);
-        self.each_block(part, |skip, offset, count| {
-            let sector = self.main_sector(part.unit, offset);
-            let status = bio.transfer(&self.main, sector, skip, count, self.may_lack_fua());
-            if status.is_ok() {
-                self.vitals.worked(bio.sector() + u64::from(skip));
-            } else {
-                if !self.is_bad(status) {
-                    return Err(status);
+        let sector = self.main_sector(part.unit, part.offset());
+        let blocks = self
+            .blocks_of_main(sector.wrapping_sub(part.skip.into()));
+        let mut steps = writing.unit(part.skip, part.skip + part.count, blocks);
+        let mut bits = 0;
+        while let Some(step) = steps.next() {
+            let (piece, in_part) = match step {
+                WriteStep::Main(piece) => (piece, false),
+                WriteStep::MainInPart(piece) => (piece, true),
+                WriteStep::Slot(piece) => {
+                    bits |= part.bits_of(piece);
+                    steps.succeeded();
+                    continue;
                 }
-                bits |= mask_of(offset, count);
-                error = status;
+            };
+            let at = bio.sector() + u64::from(piece.skip);
+            let mut status = Status::OK;
+            if in_part {
+                status = self.can_read_block(at).err().unwrap_or(Status::OK);
             }
-            Ok(())
-        })?;
+            if status.is_ok() {
+                status = self.write_main(bio, piece);
+            }
+            if status.is_ok() {
+                steps.succeeded();
+                continue;
+            }
+            if !self.is_bad(status) {
+                return Err(status);
+            }
+            error = status;
+            if let Some(piece) = steps.failed() {
+                bits |= part.bits_of(piece);
+            }
+        }
+        writing.done(&steps);
         if bits == 0 {
             return Ok(());
         }
-        if !self.main_answers(part.unit) {
-            return Err(error);
+        if steps.asks() {
+            if !self.main_answers(part.unit, PLACES_ASKED) {
+                return Err(error);
+            }
+            self.main_refused(part.unit);
         }
-        self.write_to_new_slot(bio, part, bits, error)
+        match self.write_to_new_slot(bio, part, bits, error) {
+            // Main was not asked, for its neighbours' sake; it is now.
+            Err(_) if !steps.asks() => self
+                .write_main(bio, Piece { skip: part.skip, count: part.count })
+                .check(),
+            done => done,
+        }
+    }
+
+    /// Writes a piece of `bio`, which lies in one unit without an entry, to main.
+    fn write_main(&self, bio: &DeferredBio<'_>, piece: Piece) -> Status {
+        let sector = self.main_start + bio.sector() + u64::from(piece.skip);
+        let fua = self.may_lack_fua();
+        let status = bio.transfer(&self.main, sector, piece.skip, piece.count, fua);
+        if status.is_ok() {
+            self.vitals.worked(bio.sector() + u64::from(piece.skip));
+            self.vitals.took_write();
+        }
+        status
     }
 
     /// Writes the sectors `bits` of `part` to a new slot and makes an entry that says so: spare data
@@ -259,7 +404,7 @@ impl Remap {
         error: Status,
     ) -> Result<(), Status> {
         loop {
-            let slot = self.new_slot().ok_or(error)?;
+            let slot = self.new_slot_for_data().ok_or(error)?;
             match self.write_runs(bio, part, bits, slot) {
                 Ok(()) => {
                     let entry = Entry::new(part.unit, slot, bits);
@@ -291,27 +436,34 @@ impl Remap {
                     mask: old.mask | part.bits,
                     lost: old.lost & !part.bits,
                     held: false,
+                    yields: false,
                     ..old
                 };
-                // If the table says so already, there is nothing to commit.
-                let done = old == new || self.establish(Some(old), &new, old.held, Cause::Write);
-                if done {
+                if old == new {
+                    // The table says so already, so no commit makes it durable.
+                    self.cache.landed();
+                    return Ok(());
+                }
+                match self.establish(Some(old), &new, old.held, Cause::Write) {
+                    true => Ok(()),
+                    false => Err(error),
+                }
+            }
+            Err(status) if self.is_bad(status) => {
+                if old.mask | old.lost == 0 {
+                    // Nothing has to move.
+                    if !self.retire(old.slot) {
+                        return Err(error);
+                    }
+                    self.entries.set(part.unit, None);
+                    return self.write_to_new_slot(bio, part, part.bits, error);
+                }
+                let write = |slot| self.write_runs(bio, part, part.bits, slot);
+                if self.move_slot(old, part.bits, 0, write) {
                     Ok(())
                 } else {
                     Err(error)
                 }
-            }
-            Err(status) if self.is_bad(status) => {
-                let write = |slot| self.write_runs(bio, part, part.bits, slot);
-                if self.move_slot(old, part.bits, write) {
-                    return Ok(());
-                }
-                if old.mask | old.lost == 0 && self.retire(old.slot) {
-                    // No slot is free beside it, but nothing has to move either.
-                    self.entries.set(part.unit, None);
-                    return self.write_to_new_slot(bio, part, part.bits, error);
-                }
-                Err(error)
             }
             Err(status) => Err(status),
         }
@@ -325,12 +477,27 @@ impl Remap {
         self.store.with_slots(|s| s.allocate())
     }
 
-    /// As [`Remap::new_slot`], with its record in the same table block as that of `slot`.
+    /// As [`Self::new_slot`], for data: if none is free, entries that are there only because of a failed read give up
+    /// theirs. May sleep.
+    pub(super) fn new_slot_for_data(&self) -> Option<Slot> {
+        loop {
+            if let Some(slot) = self.new_slot() {
+                return Some(slot);
+            }
+            if !self.make_room() {
+                return None;
+            }
+        }
+    }
+
+    /// As [`Self::new_slot_for_data`], if possible with its record in the same table block as that of `slot`.
     pub(super) fn new_slot_beside(&self, slot: Slot) -> Option<Slot> {
         if !self.store.is_ready() {
             return None;
         }
-        self.store.with_slots(|s| s.allocate_beside(slot))
+        self.store
+            .with_slots(|s| s.allocate_beside(slot))
+            .or_else(|| self.new_slot_for_data())
     }
 
     /// Writes the sectors `bits` of `part` to `slot`, run by run.
@@ -405,7 +572,7 @@ impl Remap {
         self.entries.set(new.unit, Some(entry));
         if !done {
             // The table is to say what memory has, once it can be written again.
-            let _ = self.lazy.lock().push_within_capacity(new.unit);
+            self.commit_later(new.unit);
         }
         if old.is_none_or(|old| old.mask == 0 && entry.mask != 0) {
             self.report_entry(

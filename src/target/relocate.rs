@@ -7,12 +7,13 @@
 //!
 //! [`Entries::hold`]: super::entries::Entries::hold
 
-use super::{store::MAX_UPDATES, Remap};
-use crate::dm::{IoBuffer, NoIo, Status};
+use super::Remap;
+use crate::dm::{DeferredBio, Device, IoBuffer, NoIo, Status};
 use crate::engine::{
     entries::{Entry, Loss},
     format::{Cause, State, Update},
     geometry::mask_of,
+    recovery::{Failed, Grid, Reading},
     Slot, Unit,
 };
 use kernel::{
@@ -20,18 +21,18 @@ use kernel::{
     sync::{atomic::Acquire, Arc, ArcBorrow},
 };
 
-/// Two blocks' room, for those that copy to or from main, one unit at a time.
+/// Two units' room, for those that copy to or from main, one unit at a time.
 pub(super) struct Mover {
-    block: IoBuffer,
+    unit: IoBuffer,
     other: IoBuffer,
 }
 
 impl Mover {
-    /// For logical blocks of `block` sectors.
-    pub(super) fn new(block: u32) -> Result<Self> {
-        let bytes = (block as usize) << 9;
+    /// For units of `unit` sectors.
+    pub(super) fn new(unit: u32) -> Result<Self> {
+        let bytes = (unit as usize) << 9;
         Ok(Self {
-            block: IoBuffer::new(bytes)?,
+            unit: IoBuffer::new(bytes)?,
             other: IoBuffer::new(bytes)?,
         })
     }
@@ -42,29 +43,100 @@ impl Mover {
 pub(super) enum Restored {
     /// It had no entry.
     Healthy,
-    /// Its entry is gone. No bio may be sent to the slot any more, but some may be on their way.
-    Freed(Slot),
+    /// Its entry is gone.
+    Freed,
     /// Its entry stays, as main cannot hold it or the change cannot be committed.
     Stays,
 }
 
-/// What came of copying a block.
-enum Copied {
+/// What became of a slot that could not be read.
+#[derive(PartialEq, Eq)]
+pub(super) enum Replaced {
+    /// Another one took its place; what it has no more is lost.
     Yes,
-    /// The source's medium failed, or the target's, or something else did.
-    Unreadable,
+    /// It stays, and may be readable another time.
+    No,
+    /// It was not the unit's any more.
+    ByOther,
+}
+
+/// What came of writing to a slot, or reading, other than data.
+enum NotCopied {
+    /// The slot's medium failed.
     Unwritable,
+    /// Something else did.
     Failed,
 }
 
+/// What is copied: sectors of a unit, from where.
+struct Source<'a> {
+    device: &'a Device,
+    /// The first sector of the unit there.
+    start: u64,
+    blocks: &'a dyn Fn(u64) -> Grid,
+    /// The sectors of the unit.
+    wanted: u64,
+    /// The first failure is to be the last: some of it is known to be bad.
+    cautious: bool,
+}
+
 impl Remap {
-    /// The first sectors of the blocks of a unit, with their bits.
-    fn blocks(&self) -> impl Iterator<Item = (u32, u64)> {
-        let (block, end) = (self.block, self.geometry.unit_sectors);
-        let offsets =
-            core::iter::successors(Some(0), move |offset: &u32| offset.checked_add(block));
-        let offsets = offsets.take_while(move |offset| *offset < end);
-        offsets.map(move |offset| (offset, mask_of(offset, block)))
+    /// Reads what can be read of a unit, with few failures ([`Reading::of_copy`]), and hands it to `put`, run by run: first
+    /// sector in the unit, number of sectors. Returns the sectors that were read and put.
+    fn copy(
+        &self,
+        source: &Source<'_>,
+        buffer: &mut IoBuffer,
+        mut put: impl FnMut(u32, u32, &mut IoBuffer) -> Result<(), NotCopied>,
+    ) -> Result<u64, NotCopied> {
+        let retries = self.retries();
+        let mut budget = match source.cautious {
+            true => 1,
+            false => Reading::budget_of_copy(retries),
+        };
+        let (mut left, mut done) = (source.wanted, 0);
+        while left != 0 && budget > 0 {
+            let first = left.trailing_zeros();
+            let count = (left >> first).trailing_ones();
+            left &= !mask_of(first, count);
+            let blocks = (source.blocks)(source.start + u64::from(first));
+            let mut reading = Reading::of_copy(count, blocks, retries, budget, source.cautious);
+            while let Some(piece) = reading.next() {
+                let offset = first + piece.skip;
+                let from = source.start + u64::from(offset);
+                match source.device.read(from, piece.count, buffer) {
+                    Ok(()) => {
+                        put(offset, piece.count, buffer)?;
+                        done |= mask_of(offset, piece.count);
+                        reading.succeeded();
+                    }
+                    Err(status) if self.is_bad(status) => match reading.failed(false) {
+                        Failed::GoOn => (),
+                        Failed::Lost(_) if reading.may_fail() => reading.pass(),
+                        _ => break,
+                    },
+                    Err(_) => return Err(NotCopied::Failed),
+                }
+            }
+            budget = reading.budget();
+        }
+        Ok(done)
+    }
+
+    /// Writes `count` sectors from sector `offset` of `slot` on.
+    fn put_in_slot(
+        &self,
+        slot: Slot,
+        offset: u32,
+        count: u32,
+        buffer: &mut IoBuffer,
+    ) -> Result<(), NotCopied> {
+        let to = self.slot_sector(slot, offset);
+        let written = self.store.spare().write(to, count, buffer, false);
+        written.map_err(|status| match self.is_bad(status) {
+            true => NotCopied::Unwritable,
+            false => NotCopied::Failed,
+        })
     }
 
     // ---- From main to a slot
@@ -78,24 +150,28 @@ impl Remap {
         // No room: the next read that needs retries asks again.
         if !marginal.contains(&unit) && marginal.push_within_capacity(unit).is_ok() {
             drop(marginal);
-            if !this.suspending.load(Acquire) {
-                let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
-            }
+            Self::relocate_next(this);
         }
     }
 
-    /// Relocates what waits for it, until there is no more or suspending begins. May sleep.
-    pub(super) fn relocate_marginal(&self) {
-        let _noio = NoIo::enter();
-        while !self.suspending.load(Acquire) {
-            let Some(unit) = self.marginal.lock().first().copied() else {
-                break;
-            };
-            // No slot or no commit: then so be it, main could read it after all.
-            let _ = self.relocate(unit, Cause::Read);
-            self.marginal.lock().retain(|u| *u != unit);
-            self.report_mode();
+    /// Has the background go on, if there is more to do.
+    pub(super) fn relocate_next(this: ArcBorrow<'_, Self>) {
+        if !this.marginal.lock().is_empty() && !this.suspending.load(Acquire) {
+            // Already queued is as good.
+            let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
         }
+    }
+
+    /// Relocates one unit that waits for it. May sleep.
+    pub(super) fn relocate_one(&self) {
+        let _noio = NoIo::enter();
+        let Some(unit) = self.marginal.lock().first().copied() else {
+            return;
+        };
+        // No slot or no commit: then so be it, main could read it after all.
+        let _ = self.relocate(unit, Cause::Read);
+        self.marginal.lock().retain(|u| *u != unit);
+        self.report_mode();
     }
 
     /// Copies what main can read of `unit` to its slot, a new one if need be, and commits. May sleep.
@@ -103,143 +179,121 @@ impl Remap {
     pub(super) fn relocate(&self, unit: Unit, cause: Cause) -> Result<u64> {
         let mut mover = self.mover.lock();
         let _guard = self.units.lock(unit);
-        let found = self.entries.get(unit);
-        if let Some(e) = found.filter(|e| e.mask | e.lost == self.geometry.unit_mask(unit)) {
-            return Ok(e.mask);
-        }
+        let mut found = self.entries.get(unit);
         loop {
+            let known = found.map_or(0, |e| e.mask | e.lost);
+            let wanted = self.geometry.unit_mask(unit) & !known;
             let old = match found {
+                Some(entry) if wanted == 0 => return Ok(entry.mask),
                 Some(entry) => entry,
-                None => Entry::new(unit, self.new_slot().ok_or(ENOSPC)?, 0),
+                None => {
+                    let slot = match cause {
+                        Cause::Read => self.new_slot(),
+                        _ => self.new_slot_for_data(),
+                    };
+                    Entry::new(unit, slot.ok_or(ENOSPC)?, 0)
+                }
             };
             self.entries.hold(&old);
-            let mut new = Entry { held: false, ..old };
-            let (mut unwritable, mut failed) = (false, false);
-            for (offset, bits) in self.blocks() {
-                // The last unit of main may be short.
-                let wanted = self.geometry.unit_mask(unit) & !(old.mask | old.lost);
-                if bits & wanted == 0 {
-                    continue;
-                }
-                match self.copy_out(unit, old.slot, offset, &mut mover.block) {
-                    Copied::Yes => new.mask |= bits,
-                    Copied::Unreadable => (),
-                    Copied::Unwritable => unwritable = true,
-                    Copied::Failed => failed = true,
-                }
-            }
+            let source = Source {
+                device: &self.main,
+                start: self.main_sector(unit, 0),
+                blocks: &|sector| self.blocks_of_main(sector),
+                wanted,
+                cautious: false,
+            };
+            let put = |offset, count, buffer: &mut IoBuffer| {
+                self.put_in_slot(old.slot, offset, count, buffer)
+            };
+            let copied = self.copy(&source, &mut mover.unit, put);
             // Of a main device that is gone nothing can be read either.
-            failed |= new.mask == 0 && found.is_none() && !self.main_answers(unit);
-            if failed || (unwritable && found.is_none()) {
-                self.entries.set(unit, found.as_ref());
-                if found.is_none() && (failed || !self.retire(old.slot)) {
-                    self.store.with_slots(|s| s.release(old.slot));
-                    failed = true;
+            let is_gone = matches!(copied, Ok(0)) && found.is_none() && !self.main_answers(unit, 1);
+            if let (Ok(copied), false) = (&copied, is_gone) {
+                let mask = old.mask | copied;
+                let new = Entry {
+                    mask,
+                    held: false,
+                    yields: mask == 0 && (old.yields || found.is_none() && cause == Cause::Read),
+                    ..old
+                };
+                if found == Some(new) {
+                    self.entries.set(unit, found.as_ref());
+                    return Ok(mask);
                 }
-                if failed {
-                    return Err(EIO);
-                }
+                return match self.establish(found, &new, true, cause) {
+                    true => Ok(mask),
+                    false => Err(EIO),
+                };
+            }
+            self.entries.set(unit, found.as_ref());
+            let is_empty = known == 0;
+            if is_empty && matches!(copied, Err(NotCopied::Unwritable)) && self.retire(old.slot) {
+                // Nothing is in the slot yet: another one does as well.
+                self.entries.set(unit, None);
+                found = None;
                 continue;
             }
-            if found == Some(new) {
-                self.entries.set(unit, found.as_ref());
-                return Ok(new.mask);
+            if found.is_none() {
+                self.store.with_slots(|s| s.release(old.slot));
             }
-            return if self.establish(found, &new, true, cause) {
-                Ok(new.mask)
-            } else {
-                Err(EIO)
-            };
-        }
-    }
-
-    fn copy_out(&self, unit: Unit, slot: Slot, offset: u32, buffer: &mut IoBuffer) -> Copied {
-        let from = self.main_sector(unit, offset);
-        let retries = self.settings.get().read_retries.unwrap_or(2);
-        let mut read = Err(Status::IOERR);
-        for _ in 0..=retries {
-            read = self.main.read(from, self.block, buffer);
-            match read {
-                Err(status) if self.is_bad(status) => (),
-                _ => break,
-            }
-        }
-        match read {
-            Ok(()) => (),
-            Err(status) if self.is_bad(status) => return Copied::Unreadable,
-            Err(_) => return Copied::Failed,
-        }
-        self.write_block(slot, offset, buffer)
-    }
-
-    fn write_block(&self, slot: Slot, offset: u32, buffer: &mut IoBuffer) -> Copied {
-        let to = self.slot_sector(slot, offset);
-        match self.store.spare().write(to, self.block, buffer, false) {
-            Ok(()) => Copied::Yes,
-            Err(status) if self.is_bad(status) => Copied::Unwritable,
-            Err(_) => Copied::Failed,
+            return Err(EIO);
         }
     }
 
     // ---- From a slot to another
 
     /// Replaces the slot of `old`, whose medium failed: what it still has, and the sectors `bits` that
-    /// `write` puts into a slot, go to another one in the same table block, so that one write changes
-    /// both records. What it has no more is lost. The caller has the unit's lock. May sleep.
+    /// `write` puts into a slot, go to another one. What it has no more is lost; `unreadable` is known to be. The caller has
+    /// the unit's lock. May sleep.
     ///
     /// `false`: the entry is as it was, or held if that is not sure.
     pub(super) fn move_slot(
         &self,
         old: Entry,
         bits: u64,
+        unreadable: u64,
         mut write: impl FnMut(Slot) -> Result<(), Status>,
     ) -> bool {
+        if !self.forget_made_good(&old) {
+            return false;
+        }
         self.entries.hold(&old);
-        loop {
-            let slot = self.new_slot_beside(old.slot);
-            let Some(slot) = slot else { break };
-            let lost = match write(slot) {
-                Ok(()) => self.copy_slot(&old, bits, slot),
-                Err(status) if self.is_bad(status) => Err(Copied::Unwritable),
-                Err(_) => Err(Copied::Failed),
-            };
-            let lost = match lost {
+        while let Some(slot) = self.new_slot_beside(old.slot) {
+            let written = write(slot).map_err(|status| match self.is_bad(status) {
+                true => NotCopied::Unwritable,
+                false => NotCopied::Failed,
+            });
+            let lost = match written.and_then(|()| self.copy_slot(&old, bits, unreadable, slot)) {
                 Ok(lost) => lost,
-                Err(Copied::Unwritable) if self.retire(slot) => continue,
+                Err(NotCopied::Unwritable) if self.retire(slot) => continue,
                 Err(_) => {
                     self.store.with_slots(|s| s.release(slot));
                     break;
                 }
             };
             let new = Entry {
-                unit: old.unit,
                 slot,
                 mask: (old.mask | bits) & !lost,
                 lost: (old.lost | lost) & !bits,
                 held: false,
+                ..old
             };
-            let unit = old.unit;
-            let updates = [
-                self.update_of(&new, Cause::Write),
-                Update {
-                    slot: old.slot,
-                    state: State::Bad { unit, lost },
-                    cause: if bits == 0 { Cause::Read } else { Cause::Write },
-                },
-            ];
-            if !self.store.commit(&updates) {
+            let cause = if bits == 0 { Cause::Read } else { Cause::Write };
+            if !self.commit_move(&old, &new, lost, cause) {
                 // A replica may name the new slot: writes must not go to the old one unheard.
+                self.store.release_later(slot);
+                self.commit_later(old.unit);
                 return false;
             }
             self.store.with_slots(|s| s.retire(old.slot));
             if lost != 0 {
                 self.entries.add_loss(Loss {
-                    unit,
+                    unit: old.unit,
                     mask: lost,
                     slot: old.slot,
                 });
             }
-            self.entries.set(unit, Some(&new));
+            self.entries.set(old.unit, Some(&new));
             self.report_entry(
                 &new,
                 if lost == 0 {
@@ -254,49 +308,178 @@ impl Remap {
         false
     }
 
+    /// Commits that `new` takes the place of `old`, whose slot is bad.
+    ///
+    /// One write changes both records if they lie in the same table block. If not, a cut in between must not leave two
+    /// records that contradict each other: the new one says that it takes another's place (`State::Moved`), until the
+    /// other says that it is bad, which comes before any further commit (`docs/format.md`).
+    ///
+    /// `false`: not committed. A replica may have it all the same.
+    fn commit_move(&self, old: &Entry, new: &Entry, lost: u64, cause: Cause) -> bool {
+        let (unit, mask) = (new.unit, new.mask);
+        let bad = Update {
+            slot: old.slot,
+            state: State::Bad { unit, lost },
+            cause,
+        };
+        if self.geometry.record_of(old.slot).0 == self.geometry.record_of(new.slot).0 {
+            return self.store.commit(&[self.update_of(new, cause), bad]);
+        }
+        let moved = Update {
+            slot: new.slot,
+            state: State::Moved { unit, mask },
+            cause,
+        };
+        // The old record may still say that it has taken another's place itself.
+        self.store.commit(&[self.update_of(old, cause)]) && self.store.commit_then(moved, bad)
+    }
+
+    /// Losses of sectors that were written since stay on the spare until they could be mistaken for newer ones: before the
+    /// slot is lost that has these sectors now. Makes them go. The caller has the unit's lock. `false`: that cannot be
+    /// committed.
+    fn forget_made_good(&self, entry: &Entry) -> bool {
+        let mut nth = 0;
+        while let Some(loss) = self.entries.loss(entry.unit, nth) {
+            nth += 1;
+            if loss.mask & entry.mask == 0 {
+                continue;
+            }
+            let update = Update {
+                slot: loss.slot,
+                state: State::Bad {
+                    unit: entry.unit,
+                    lost: loss.mask & !entry.mask,
+                },
+                cause: Cause::Write,
+            };
+            if !self.store.commit(&[update]) {
+                return false;
+            }
+        }
+        self.entries.keep_losses(entry.unit, !entry.mask);
+        true
+    }
+
     /// Copies what the slot of `old` has, but for `bits`, to `slot`. Returns the sectors that are lost:
     /// those that it cannot read although the spare answers.
-    fn copy_slot(&self, old: &Entry, bits: u64, slot: Slot) -> Result<u64, Copied> {
+    fn copy_slot(
+        &self,
+        old: &Entry,
+        bits: u64,
+        unreadable: u64,
+        slot: Slot,
+    ) -> Result<u64, NotCopied> {
         let mut buffer = self.slot_mover.lock();
-        let mut lost = 0;
-        for last in [false, true] {
-            let wanted = if last { lost } else { old.mask & !bits };
-            lost = 0;
-            for (offset, block) in self.blocks().filter(|(_, b)| b & wanted != 0) {
-                let from = self.slot_sector(old.slot, offset);
-                match self.store.spare().read(from, self.block, &mut buffer) {
-                    Ok(()) => match self.write_block(slot, offset, &mut buffer) {
-                        Copied::Yes => (),
-                        other => return Err(other),
-                    },
-                    Err(status) if self.is_bad(status) => lost |= block & wanted,
-                    Err(_) => return Err(Copied::Failed),
-                }
-            }
-            if lost == 0 {
-                break;
-            }
-            // It may be the whole spare that does not answer.
-            if !self.store.answers(&mut buffer) {
-                return Err(Copied::Failed);
-            }
+        let has = old.mask & !bits;
+        let source = Source {
+            device: self.store.spare(),
+            start: self.slot_sector(old.slot, 0),
+            blocks: &|sector| self.blocks_of_spare(sector),
+            wanted: has & !unreadable,
+            // What is not tried now is asked for when it is read, if that is how it shall be.
+            cautious: unreadable != 0 && self.asks_again(),
+        };
+        let put = |offset, count, buffer: &mut IoBuffer| {
+            self.put_in_slot(slot, offset, count, buffer)
+        };
+        let lost = has & !self.copy(&source, &mut buffer, put)?;
+        // It may be the whole spare that does not answer.
+        if lost != 0 && !self.store.answers(&mut buffer) {
+            return Err(NotCopied::Failed);
         }
         Ok(lost)
     }
 
-    /// Sectors `bits` of `unit` could not be read from its slot: replaces that. May sleep.
-    ///
-    /// `false`: that cannot be done, and they may be readable another time.
-    pub(super) fn slot_unreadable(&self, unit: Unit, bits: u64) -> bool {
+    /// Sectors `bits` of `unit` could not be read from `slot`: replaces that. May sleep.
+    pub(super) fn slot_unreadable(&self, unit: Unit, bits: u64, slot: Slot) -> Replaced {
         if !self.writable {
-            return false;
+            return Replaced::No;
         }
         let _guard = self.units.lock(unit);
         // In the meantime another bio may have seen to it.
-        match self.entries.get(unit).filter(|e| e.mask & bits != 0) {
-            Some(entry) => self.move_slot(entry, 0, |_| Ok(())),
-            None => true,
+        let entry = self.entries.get(unit);
+        match entry.filter(|e| e.slot == slot && e.mask & bits != 0) {
+            None => Replaced::ByOther,
+            Some(entry) if self.move_slot(entry, 0, bits, |_| Ok(())) => Replaced::Yes,
+            Some(_) => Replaced::No,
         }
+    }
+
+    /// Reads `bio`, whose first sectors, `bits` of a unit, are among those that `found` says are lost: it may be that the
+    /// slot which had them can be read again. Then they are lost no more. One command that fails. May sleep.
+    pub(super) fn read_lost(&self, bio: &DeferredBio<'_>, unit: Unit, bits: u64) -> Result<(), Status> {
+        let _guard = self.units.lock(unit);
+        let mut skip = 0;
+        let mut left = bits;
+        while left != 0 {
+            let offset = left.trailing_zeros();
+            let entry = self.entries.get(unit);
+            let lost = entry.map_or(0, |e| e.lost);
+            let (device, sector, count) = match entry {
+                Some(e) if e.lost >> offset & 1 != 0 => {
+                    let loss = self.loss_of(unit, offset).ok_or(Status::MEDIUM)?;
+                    let run = loss.mask & lost & left;
+                    let count = (run >> offset).trailing_ones();
+                    let sector = self.slot_sector(loss.slot, offset);
+                    if self.writable && self.find_again(&e, &loss, mask_of(offset, count))? {
+                        continue;
+                    }
+                    (self.store.spare(), sector, count)
+                }
+                Some(e) if e.mask >> offset & 1 != 0 => {
+                    let count = (e.mask & left) >> offset;
+                    let sector = self.slot_sector(e.slot, offset);
+                    (self.store.spare(), sector, count.trailing_ones())
+                }
+                // On main, as it was never lost, or was restored.
+                _ => {
+                    let clear = left & !(lost | entry.map_or(0, |e| e.mask));
+                    let count = (clear >> offset).trailing_ones();
+                    (&self.main, self.main_sector(unit, offset), count)
+                }
+            };
+            match bio.transfer(device, sector, skip, count, false) {
+                status if status.is_ok() => (),
+                status if self.is_bad(status) => return Err(Status::MEDIUM),
+                status => return Err(status),
+            }
+            skip += count;
+            left &= !mask_of(offset, count);
+        }
+        Ok(())
+    }
+
+    /// The loss that sector `offset` of `unit` belongs to.
+    fn loss_of(&self, unit: Unit, offset: u32) -> Option<Loss> {
+        (0..)
+            .map_while(|nth| self.entries.loss(unit, nth))
+            .find(|loss| loss.mask >> offset & 1 != 0)
+    }
+
+    /// Copies the sectors `bits`, which lie side by side, from the slot of `loss` to that of `entry`, and commits that they
+    /// are there. The caller has the unit's lock. `false`: they can be read, but not put there.
+    fn find_again(&self, entry: &Entry, loss: &Loss, bits: u64) -> Result<bool, Status> {
+        let mut buffer = self.slot_mover.lock();
+        let (offset, count) = (bits.trailing_zeros(), bits.count_ones());
+        let from = self.slot_sector(loss.slot, offset);
+        match self.store.spare().read(from, count, &mut buffer) {
+            Ok(()) => (),
+            Err(status) if self.is_bad(status) => return Err(Status::MEDIUM),
+            Err(status) => return Err(status),
+        }
+        let written = self.put_in_slot(entry.slot, offset, count, &mut buffer);
+        drop(buffer);
+        let new = Entry {
+            mask: entry.mask | bits,
+            lost: entry.lost & !bits,
+            held: false,
+            ..*entry
+        };
+        if written.is_err() || !self.establish(Some(*entry), &new, entry.held, Cause::Read) {
+            return Ok(false);
+        }
+        self.report_entry(&new, "lost sectors can be read again");
+        Ok(true)
     }
 
     // ---- Back to main
@@ -308,7 +491,7 @@ impl Remap {
         let Some(old) = self.entries.get(unit) else {
             return Restored::Healthy;
         };
-        if old.lost != 0 || !self.store.is_ready() {
+        if old.lost != 0 || !self.store.is_ready() || !self.forget_made_good(&old) {
             return Restored::Stays;
         }
         self.entries.hold_to_restore(&old);
@@ -316,53 +499,43 @@ impl Remap {
             self.entries.set(unit, Some(&old));
             return Restored::Stays;
         }
-        // Slots that failed under the unit lie in the same table block: one write changes all.
-        let mut updates = KVec::new();
         let free = Update {
             slot: old.slot,
             state: State::Free,
             cause: Cause::Message,
         };
-        let mut complete = updates.push(free, GFP_KERNEL).is_ok();
-        let mut bad = 0;
-        self.entries
-            .visit_losses(|l| bad += usize::from(l.unit == unit));
-        complete &= updates.reserve(bad, GFP_KERNEL).is_ok();
-        self.entries.visit_losses(|l| {
-            if l.unit == unit {
-                let update = Update {
-                    slot: l.slot,
-                    state: State::BAD,
-                    cause: Cause::Message,
-                };
-                complete &= updates.push_within_capacity(update).is_ok();
-            }
-        });
-        // Only a forged table has more: they would not fit into one commit.
-        if !complete || updates.len() > MAX_UPDATES {
-            self.entries.set(unit, Some(&old));
-            return Restored::Stays;
-        }
-        if !self.store.commit(&updates) {
+        if !self.store.commit(&[free]) {
             // A replica may say free: the entry stays held, so that each write commits it anew.
+            self.commit_later(unit);
             return Restored::Stays;
         }
         self.entries.set(unit, None);
-        self.entries.forget_losses(unit);
-        Restored::Freed(old.slot)
+        // Bios may be on their way to it.
+        self.store.free_when_suspended(old.slot);
+        Restored::Freed
     }
 
-    /// Writes the sectors that `old` has in its slot to main, and checks that main has all of the unit.
+    /// Writes the sectors that `old` has in its slot to main, and checks that main has all of the unit. At most one command
+    /// fails.
     fn copy_back(&self, old: &Entry, mover: &mut Mover) -> bool {
-        let all = self.geometry.unit_mask(old.unit);
+        let runs = |mask: u64| {
+            let mut left = mask;
+            core::iter::from_fn(move || {
+                let first = (left != 0).then(|| left.trailing_zeros())?;
+                let count = (left >> first).trailing_ones();
+                left &= !mask_of(first, count);
+                Some((first, count))
+            })
+        };
         let main = |offset| self.main_sector(old.unit, offset);
-        for (offset, _) in self.blocks().filter(|(_, b)| b & old.mask != 0) {
-            let from = self.slot_sector(old.slot, offset);
-            let read = self.store.spare().read(from, self.block, &mut mover.block);
+        for (first, count) in runs(old.mask) {
+            let from = self.slot_sector(old.slot, first);
+            let read = self.store.spare().read(from, count, &mut mover.unit);
             if read.is_err()
+                || !self.is_whole(old.unit, first, count)
                 || self
                     .main
-                    .write(main(offset), self.block, &mut mover.block, false)
+                    .write(main(first), count, &mut mover.unit, false)
                     .is_err()
             {
                 return false;
@@ -371,22 +544,32 @@ impl Remap {
         if self.main.flush().is_err() {
             return false;
         }
-        for (offset, bits) in self.blocks().filter(|(_, b)| b & all != 0) {
+        for (first, count) in runs(self.geometry.unit_mask(old.unit)) {
             if self
                 .main
-                .read(main(offset), self.block, &mut mover.block)
+                .read(main(first), count, &mut mover.unit)
                 .is_err()
             {
                 return false;
             }
-            if bits & old.mask != 0 {
-                let from = self.slot_sector(old.slot, offset);
-                let read = self.store.spare().read(from, self.block, &mut mover.other);
-                if read.is_err() || mover.block.bytes() != mover.other.bytes() {
-                    return false;
-                }
-            }
         }
-        true
+        runs(old.mask).all(|(first, count)| {
+            let from = self.slot_sector(old.slot, first);
+            let read = self.store.spare().read(from, count, &mut mover.other);
+            let bytes = |sectors: u32| (sectors as usize) << 9;
+            let there = mover.unit.bytes().get(bytes(first)..bytes(first + count));
+            read.is_ok() && there == mover.other.bytes().get(..bytes(count))
+        })
+    }
+
+    /// Whether sectors of a unit can be written to main without its making up the rest of a physical block: they are whole
+    /// blocks, or main can read those that they are a part of.
+    fn is_whole(&self, unit: Unit, first: u32, count: u32) -> bool {
+        let start = self.geometry.unit_start(unit) + u64::from(first);
+        let end = start + u64::from(count);
+        let size = self.main.physical_block();
+        let begins = |sector: u64| self.main.physical_left(self.main_start + sector) == size;
+        (begins(start) || self.can_read_block(start).is_ok())
+            && (begins(end) || self.can_read_block(end - 1).is_ok())
     }
 }

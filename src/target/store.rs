@@ -12,12 +12,12 @@
 //! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
 
 use super::{counter::Counter, entries::Entries};
-use crate::dm::{self, Device, IoBuffer, Refused, Status};
+use crate::dm::{self, Device, IoBuffer, Refused, Status, TargetHandle};
 use crate::engine::{
-    entries::{Entry, Loss},
+    entries::{sort_by_unit, Entry, Loss},
     format::{self, Block, Cause, State, Superblock, Update, Uuid},
     geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
-    image::{self, Finding, Found, Seen, Severity, Standing},
+    image::{self, Finding, Found, Seen, Settled, Severity, Standing},
     slots::SlotMap,
     Slot, Unit,
 };
@@ -34,6 +34,8 @@ use kernel::{
 const MAX_REQUESTS: usize = 1024;
 /// Updates that [`Store::commit`] takes at a time.
 pub(super) const MAX_UPDATES: usize = RECORDS_PER_BLOCK as usize;
+/// Updates that may be owed at a time: more than there are works and messages, each of which owes one.
+const MAX_OWED: usize = 2048;
 /// Blocks read or written at once when all of the table is: 64 KiB.
 const CHUNK: u64 = 16;
 
@@ -71,6 +73,10 @@ struct Disk {
     /// A replica could not be read when the entries were loaded, nor written: it may be one
     /// generation ahead, after a cut. That one is never used again for something else.
     ahead: bool,
+    /// Updates that must be made before any other is ([`Store::commit_then`]). Capacity [`MAX_OWED`] at least.
+    owed: KVVec<Update>,
+    /// One bit for each replica that could not be written last.
+    failing: u32,
     /// A table block that no replica could be read or written of. Nothing else may be written before
     /// this block is, with a higher generation: what could not be written may be there all the same.
     stuck: Option<u64>,
@@ -81,9 +87,19 @@ struct Disk {
     batch: KVec<(u64, Update)>,
 }
 
+/// Slots that no entry has, and that must not be given out yet.
+#[derive(Default)]
+struct Waiting {
+    /// A replica may say that a unit has it, until what could not be written is. Capacity [`MAX_REQUESTS`].
+    uncommitted: KVec<Slot>,
+    /// Bios may be on their way to it, until the device is suspended.
+    restored: KVVec<Slot>,
+}
+
 /// The metadata of one target.
 #[pin_data]
 pub(super) struct Store {
+    ti: TargetHandle,
     spare: Device,
     start: u64,
     geometry: Geometry,
@@ -91,6 +107,8 @@ pub(super) struct Store {
     block: u32,
     #[pin]
     slots: Mutex<SlotMap<KVVec<u64>>>,
+    #[pin]
+    waiting: Mutex<Waiting>,
     #[pin]
     requests: Mutex<Requests>,
     /// A request was taken off the list.
@@ -144,6 +162,7 @@ impl Store {
     ///
     /// `block`: the larger logical block of both devices, in sectors.
     pub(super) fn new(
+        ti: TargetHandle,
         spare: Device,
         start: u64,
         geometry: Geometry,
@@ -151,11 +170,19 @@ impl Store {
     ) -> impl PinInit<Self, Error> {
         let slots = Self::no_slots(&geometry);
         try_pin_init!(Self {
+            ti,
             spare,
             start,
             geometry,
             block,
             slots <- new_mutex!(slots?, "dm_remap::slots"),
+            waiting <- new_mutex!(
+                Waiting {
+                    uncommitted: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                    restored: KVVec::new(),
+                },
+                "dm_remap::waiting"
+            ),
             requests <- new_mutex!(
                 Requests {
                     list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
@@ -175,6 +202,8 @@ impl Store {
                         GFP_KERNEL,
                     )?,
                     ahead: false,
+                    owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
+                    failing: 0,
                     stuck: None,
                     block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
@@ -201,28 +230,23 @@ impl Store {
 
     /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
     ///
-    /// `None`: the region is blank, that is zero at both ends. Refused: anything else that is not ours.
-    /// May sleep.
+    /// `None`: the region is blank ([`image::ends`]). Refused: anything else that is not ours. May sleep.
     pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refused> {
-        let mut buffer = IoBuffer::new(BLOCK_SIZE)?;
+        let blocks = length / BLOCK_SECTORS;
+        let mut window = Window::new()?;
+        let mut one = IoBuffer::new(BLOCK_SIZE)?;
         let mut room = IoBuffer::new(BLOCK_SIZE)?;
         let mut is_readable = true;
         let mut read = |number: u64, to: &mut Block| {
-            let read = spare.read(start + number * BLOCK_SECTORS, BLOCK, &mut buffer);
-            is_readable &= read.is_ok();
-            as_block(buffer.bytes(), 0)
-                .filter(|_| read.is_ok())
-                .map(|block| *to = *block)
-                .is_some()
+            let sector = |number: u64| start + number * BLOCK_SECTORS;
+            let block = window.block(number, blocks, spare, &sector, &mut one);
+            is_readable &= block.is_some();
+            block.map(|block| *to = *block).is_some()
         };
         let room = as_block_mut(room.bytes_mut(), 0).ok_or(c"No room for a block")?;
-        let ends = image::ends(&mut read, length / BLOCK_SECTORS, room, dm::crc32c);
-        if ends.are_zero() {
-            Ok(None)
-        } else {
-            let error = if is_readable { EINVAL } else { EIO };
-            ends.judge().map_err(|why| Refused(why, error))
-        }
+        let judged = image::ends(&mut read, blocks, room, dm::crc32c).judge();
+        let error = if is_readable { EINVAL } else { EIO };
+        judged.map_err(|why| Refused(why, error))
     }
 
     /// The spare.
@@ -253,87 +277,86 @@ impl Store {
 
     // ---- Activation
 
+    fn name(&self) -> &str {
+        self.ti.name().to_str().unwrap_or("?")
+    }
+
+    /// Says in the kernel log what is wrong.
+    fn refuse(&self, Refused(why, error): Refused) -> Error {
+        pr_err!("{}: {}\n", self.name(), why.to_str().unwrap_or("?"));
+        error
+    }
+
     /// Opens the spare, formatting it if it is blank and `format` allows it, and loads `entries`.
     /// Repairs replicas if `writable`. May sleep; the target must be suspended. Says in the kernel
-    /// log, for the device `name`, what is wrong.
-    pub(super) fn activate(
-        &self,
-        name: &CStr,
-        entries: &Entries,
-        writable: bool,
-        format: bool,
-    ) -> Result {
+    /// log what is wrong.
+    pub(super) fn activate(&self, entries: &Entries, writable: bool, format: bool) -> Result {
         let g = &self.geometry;
-        let refuse = |Refused(why, error)| {
-            pr_err!(
-                "{}: {}\n",
-                name.to_str().unwrap_or("?"),
-                why.to_str().unwrap_or("?")
-            );
-            error
-        };
-        let found = Self::probe(&self.spare, self.start, g.spare_sectors).map_err(refuse)?;
-        match found {
+        let found = Self::probe(&self.spare, self.start, g.spare_sectors);
+        let found = match found.map_err(|why| self.refuse(why))? {
             None if !writable || !format => {
-                Err(refuse(c"Spare is blank, and must not be formatted".into()))
+                let why = c"Spare is blank, and must not be formatted";
+                return Err(self.refuse(why.into()));
             }
             None => {
-                self.format(name)?;
-                entries.load(&[], &[])
+                self.format()?;
+                return entries.load(&[], &[]);
             }
-            Some(found) if found.superblock.geometry != *g => Err(refuse(
-                c"Spare was formatted anew since the table was loaded".into(),
-            )),
-            Some(found) => {
-                let doubt = found
-                    .findings()
-                    .find(|f| f.severity() != Severity::Mendable);
-                if let Some(finding) = doubt {
-                    pr_err!("{}: {}\n", name.to_str().unwrap_or("?"), finding);
-                    return Err(EINVAL);
-                }
-                let mut disk = self.disk.lock();
-                disk.uuid = found.superblock.uuid;
-                let copy = found.newest();
-                let sector = self.sector(g.superblock_sector(copy));
-                let read = self.spare.read(sector, BLOCK, &mut disk.superblock);
-                // The copies will be made from this one: it must be what was judged.
-                let same = as_block(disk.superblock.bytes(), 0).is_some_and(|b| {
-                    Superblock::read(b, copy, dm::crc32c).as_ref() == Ok(&found.superblock)
-                });
-                if read.is_err() || !same {
-                    return Err(refuse(Refused(
-                        c"Superblock: cannot be read a second time",
-                        EIO,
-                    )));
-                }
-                let name = name.to_str().unwrap_or("?");
-                let damaged = self.load(name, &mut disk, &found.superblock, entries)?;
-                if writable {
-                    let mut mended = Checked::default();
-                    self.check_superblocks(&mut disk, &mut mended);
-                    for number in &damaged {
-                        self.check_block(&mut disk, *number, entries, &mut mended);
-                    }
-                    let left = (mended.stale + mended.damaged).saturating_sub(mended.repaired);
-                    disk.ahead = left != 0;
-                    if mended.repaired != 0 || left != 0 {
-                        pr_warn!(
-                            "{}: metadata blocks repaired: {}, cannot be written: {}\n",
-                            name,
-                            mended.repaired,
-                            left
-                        );
-                    }
-                }
-                Ok(())
+            Some(found) if found.superblock.geometry != *g => {
+                let why = c"Spare was formatted anew since the table was loaded";
+                return Err(self.refuse(why.into()));
             }
+            Some(found) => found,
+        };
+        let doubt = found
+            .findings()
+            .find(|f| f.severity() != Severity::Mendable);
+        if let Some(finding) = doubt {
+            pr_err!("{}: {}\n", self.name(), finding);
+            return Err(EINVAL);
         }
+        let mut disk = self.disk.lock();
+        disk.uuid = found.superblock.uuid;
+        let copy = found.newest();
+        let sector = self.sector(g.superblock_sector(copy));
+        let read = self.spare.read(sector, BLOCK, &mut disk.superblock);
+        // The copies will be made from this one: it must be what was judged.
+        let same = as_block(disk.superblock.bytes(), 0).is_some_and(|b| {
+            Superblock::read(b, copy, dm::crc32c).as_ref() == Ok(&found.superblock)
+        });
+        if read.is_err() || !same {
+            let why = c"Superblock: cannot be read a second time";
+            return Err(self.refuse(Refused(why, EIO)));
+        }
+        let damaged = self.load(&mut disk, &found.superblock, entries)?;
+        if !writable {
+            disk.owed.clear();
+            return Ok(());
+        }
+        let mut mended = Checked::default();
+        self.check_superblocks(&mut disk, &mut mended);
+        for number in &damaged {
+            self.check_block(&mut disk, *number, entries, &mut mended);
+        }
+        let left = (mended.stale + mended.damaged).saturating_sub(mended.repaired);
+        disk.ahead = left != 0;
+        if mended.repaired != 0 || left != 0 {
+            pr_warn!(
+                "{}: metadata blocks repaired: {}, cannot be written: {}\n",
+                self.name(),
+                mended.repaired,
+                left
+            );
+        }
+        drop(disk);
+        // What a cut left to be done. If it cannot be done now, nothing else is before it.
+        self.flush();
+        Ok(())
     }
 
     /// Writes both superblocks and an empty table: the first superblock last, so that an interrupted
     /// format leaves a region that is blank at its start or complete.
-    fn format(&self, name: &CStr) -> Result {
+    fn format(&self) -> Result {
         let g = &self.geometry;
         let uuid = dm::random_bytes();
         let mut disk = self.disk.lock();
@@ -341,11 +364,7 @@ impl Store {
         disk.loaded = None;
         disk.generations.iter_mut().for_each(|g| *g = 1);
         let fail = |status: Status| {
-            pr_err!(
-                "{}: cannot format the spare: {:?}\n",
-                name.to_str().unwrap_or("?"),
-                status
-            );
+            pr_err!("{}: cannot format the spare: {:?}\n", self.name(), status);
             EIO
         };
         let mut chunk = IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?;
@@ -380,7 +399,7 @@ impl Store {
         }
         pr_info!(
             "{}: formatted the spare: {} slots of {} sectors\n",
-            name.to_str().unwrap_or("?"),
+            self.name(),
             g.slots_total,
             g.unit_sectors
         );
@@ -391,17 +410,18 @@ impl Store {
     /// blocks of which a replica is not as it should be.
     fn load(
         &self,
-        name: &str,
         disk: &mut Disk,
         superblock: &Superblock,
         entries: &Entries,
     ) -> Result<KVVec<u64>> {
+        let name = self.name();
         let mut slots = Self::no_slots(&self.geometry)?;
         let mut list = KVVec::<Entry>::new();
         let mut losses = KVVec::<Loss>::new();
         let mut damaged = KVVec::new();
         disk.loaded = None;
         disk.stuck = None;
+        disk.owed.clear();
         let mut reader = Reader::new(self)?;
         let mut room = IoBuffer::new(MAX_COPIES as usize * BLOCK_SIZE)?;
         let room = <[Block; MAX_COPIES as usize]>::mut_from_bytes(room.bytes_mut());
@@ -429,7 +449,11 @@ impl Store {
                 }
                 Ok(())
             }
-            Seen::Record { slot, state, .. } => {
+            Seen::Record {
+                slot,
+                state,
+                origin,
+            } => {
                 match state {
                     State::Free => (),
                     State::Bad { unit, lost: mask } => {
@@ -438,7 +462,7 @@ impl Store {
                             losses.push(Loss { unit, mask, slot }, GFP_KERNEL)?;
                         }
                     }
-                    State::Entry { unit, mask } => {
+                    State::Entry { unit, mask } | State::Moved { unit, mask } => {
                         if !self.is_whole_blocks(mask, unit) {
                             pr_err!(
                                 "{name}: unit {}: relocated in parts of a logical block of these \
@@ -448,7 +472,12 @@ impl Store {
                             return Err(EINVAL);
                         }
                         slots.take(slot);
-                        list.push(Entry::new(unit, slot, mask), GFP_KERNEL)?;
+                        let entry = Entry {
+                            held: matches!(state, State::Moved { .. }),
+                            yields: mask == 0 && origin.cause == Cause::Read as u32,
+                            ..Entry::new(unit, slot, mask)
+                        };
+                        list.push(entry, GFP_KERNEL)?;
                     }
                 }
                 Ok(())
@@ -466,12 +495,32 @@ impl Store {
             },
         );
         result?;
-        image::settle(&mut list, &losses, &mut |finding| {
-            if result.is_ok() {
-                result = refuse(finding);
+        let mut replaced = KVVec::<Loss>::new();
+        let count = image::settle(&mut list, &mut losses, &mut |settled| {
+            if result.is_err() {
+                return;
             }
+            result = match settled {
+                Settled::Finding(finding) => refuse(finding),
+                Settled::Replaced(loss) => replaced.push(loss, GFP_KERNEL).map_err(Error::from),
+            };
         });
         result?;
+        list.truncate(count);
+        for loss in replaced {
+            let (unit, lost) = (loss.unit, loss.mask);
+            slots.retire(loss.slot);
+            if lost != 0 {
+                losses.push(loss, GFP_KERNEL)?;
+            }
+            let update = Update {
+                slot: loss.slot,
+                state: State::Bad { unit, lost },
+                cause: Cause::Write,
+            };
+            disk.owed.push(update, GFP_KERNEL)?;
+        }
+        sort_by_unit(&mut losses);
         entries.load(&list, &losses)?;
         *self.slots.lock() = slots;
         self.degraded.store(false, Relaxed);
@@ -539,6 +588,38 @@ impl Store {
         done == updates.len()
     }
 
+    /// Makes `first` durable, and then `then`, in another table block: if that cannot be written now, it is before
+    /// anything else is. May sleep.
+    ///
+    /// `false`: `first` is not durable, as far as is known, and `then` is not made.
+    pub(super) fn commit_then(&self, first: Update, then: Update) -> bool {
+        if !self.commit(&[first]) {
+            return false;
+        }
+        // There is room for as many as there are threads.
+        let _ = self.disk.lock().owed.push_within_capacity(then);
+        self.flush();
+        true
+    }
+
+    /// Frees `slot`, of which a commit failed that gave it to a unit, once that is taken back. May sleep.
+    pub(super) fn release_later(&self, slot: Slot) {
+        // No room: it is free at the next activation.
+        let _ = self.waiting.lock().uncommitted.push_within_capacity(slot);
+    }
+
+    /// Frees `slot` when no bio can be on its way to it ([`Self::free_restored`]). May sleep.
+    pub(super) fn free_when_suspended(&self, slot: Slot) {
+        // No memory: it is free at the next activation.
+        let _ = self.waiting.lock().restored.push(slot, GFP_KERNEL);
+    }
+
+    /// The device is suspended. May sleep.
+    pub(super) fn free_restored(&self) {
+        let slots = core::mem::replace(&mut self.waiting.lock().restored, KVVec::new());
+        self.with_slots(|s| slots.iter().for_each(|slot| s.release(*slot)));
+    }
+
     /// Writes what waits, and a block that could not be written before. May sleep.
     ///
     /// Returns whether nothing is left to be written.
@@ -551,10 +632,15 @@ impl Store {
                 let _ = batch.push_within_capacity((request.ticket, request.update));
             }
         }
+        let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
         if let Some(number) = disk.stuck {
             self.update_block(&mut disk, number, &[]);
         }
-        let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
+        while let Some(number) = disk.owed.first().map(block_of) {
+            if disk.stuck.is_some() || !self.update_block(&mut disk, number, &[]) {
+                break;
+            }
+        }
         while let Some(number) = batch.first().map(|(_, update)| block_of(update)) {
             let done = disk.stuck.is_none() && self.update_block(&mut disk, number, &batch);
             let mut requests = self.requests.lock();
@@ -569,7 +655,18 @@ impl Store {
             batch.retain(|(_, update)| block_of(update) != number);
         }
         disk.batch = batch;
-        disk.stuck.is_none()
+        if disk.stuck.is_some() {
+            return false;
+        }
+        // Nothing is left on the spare of what was not acknowledged.
+        let mut waiting = self.waiting.lock();
+        self.with_slots(|s| {
+            waiting
+                .uncommitted
+                .drain_all()
+                .for_each(|slot| s.release(slot));
+        });
+        true
     }
 
     /// Applies those of `updates` that belong to block `number` and writes it to the replicas.
@@ -638,7 +735,8 @@ impl Store {
         };
         *before = *block;
         let now = dm::unix_seconds();
-        for (_, update) in updates {
+        let updates = updates.iter().map(|(_, update)| update);
+        for update in Iterator::chain(disk.owed.iter(), updates) {
             let (of, index) = self.geometry.record_of(update.slot);
             if of == number {
                 format::set_record(block, index, update, now);
@@ -648,17 +746,44 @@ impl Store {
         let mut written = 0;
         for copy in 0..self.geometry.areas().len() {
             let sector = self.sector(self.geometry.table_sector(copy, number));
-            match self.spare.write(sector, BLOCK, &mut disk.block, true) {
-                Ok(()) => written += 1,
-                Err(_) => self.errors.add(1),
-            }
+            let done = self.spare.write(sector, BLOCK, &mut disk.block, true);
+            written += u32::from(done.is_ok());
+            self.note_replica(&mut disk.failing, copy, done);
         }
-        if written == 0 {
+        if written > 0 {
+            let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
+            disk.owed.retain(|update| block_of(update) != number);
+        } else {
             // It may have reached a medium all the same. The next write of this block, which comes
             // before any other, takes back what was not acknowledged.
             core::mem::swap(&mut disk.block, &mut disk.other);
         }
         written > 0
+    }
+
+    /// Replica `copy` was written, or not. The log has the first time, and the end of it, whatever else it has.
+    fn note_replica(&self, failing: &mut u32, copy: usize, done: Result<(), Status>) {
+        let bit = 1 << copy;
+        let failed = *failing & bit != 0;
+        match done {
+            Ok(()) if failed => {
+                *failing &= !bit;
+                pr_info!("{}: metadata replica {} can be written again\n", self.name(), copy);
+            }
+            Ok(()) => (),
+            Err(status) => {
+                self.errors.add(1);
+                if !failed {
+                    *failing |= bit;
+                    pr_warn!(
+                        "{}: metadata replica {} cannot be written: {:?}\n",
+                        self.name(),
+                        copy,
+                        status
+                    );
+                }
+            }
+        }
     }
 
     // ---- Checking
@@ -792,15 +917,18 @@ impl Store {
             }
         };
         // Whatever is taken and no entry's is bad, or not known to be good.
+        let waiting = self.waiting.lock();
         let mut slots = self.slots.lock();
         for index in 0..RECORDS_PER_BLOCK {
             if let Some(slot) = self.geometry.slot_at(number, index) {
-                if slots.is_taken(slot) && !self.geometry.is_reserved(slot) {
+                let is_free = waiting.restored.contains(&slot);
+                if slots.is_taken(slot) && !self.geometry.is_reserved(slot) && !is_free {
                     put(slot, State::BAD);
                 }
             }
         }
         drop(slots);
+        drop(waiting);
         entries.visit_losses(|l| {
             let (unit, lost) = (l.unit, l.mask);
             put(l.slot, State::Bad { unit, lost });
@@ -833,7 +961,7 @@ impl Store {
                 continue;
             };
             let right = match format::record(block, number, index as usize, &self.geometry) {
-                Ok(State::Entry { unit, mask }) => entries
+                Ok(State::Entry { unit, mask } | State::Moved { unit, mask }) => entries
                     .get(unit)
                     .is_some_and(|e| e.slot == slot && e.mask == mask),
                 Ok(State::Free) => {
@@ -870,7 +998,7 @@ struct Reader<'a> {
     one: IoBuffer,
 }
 
-/// Blocks of one replica that were read together.
+/// Blocks that were read together.
 struct Window {
     /// The number of the first in the region.
     first: u64,
@@ -884,13 +1012,7 @@ impl<'a> Reader<'a> {
     fn new(store: &'a Store) -> Result<Self> {
         let mut windows = KVec::with_capacity(MAX_COPIES as usize, GFP_KERNEL)?;
         for _ in store.geometry.areas() {
-            let window = Window {
-                first: 0,
-                count: 0,
-                unreadable: 0,
-                bytes: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
-            };
-            windows.push(window, GFP_KERNEL)?;
+            windows.push(Window::new()?, GFP_KERNEL)?;
         }
         let one = IoBuffer::new(BLOCK_SIZE)?;
         Ok(Self {
@@ -902,50 +1024,64 @@ impl<'a> Reader<'a> {
 
     /// Reads block `number` of the region, which lies in one of its areas. `false`: it cannot be read.
     fn read(&mut self, number: u64, to: &mut Block) -> bool {
-        let g = &self.store.geometry;
+        let store = self.store;
+        let g = &store.geometry;
         let areas = g.areas().iter().zip(self.windows.iter_mut());
         for (area, window) in areas {
             let end = area + g.table_blocks;
             if !(*area..end).contains(&number) {
                 continue;
             }
-            if !(window.first..window.first + window.count).contains(&number) {
-                window.first = number;
-                window.count = CHUNK.min(end - number);
-                window.fill(self.store, &mut self.one);
-            }
-            let nth = number - window.first;
-            let block = as_block(window.bytes.bytes(), nth);
-            return block
-                .filter(|_| window.unreadable & (1 << nth) == 0)
-                .map(|block| *to = *block)
-                .is_some();
+            let sector = |number: u64| store.sector(number * BLOCK_SECTORS);
+            let block = window.block(number, end, &store.spare, &sector, &mut self.one);
+            store.errors.add(u64::from(block.is_none()));
+            return block.map(|block| *to = *block).is_some();
         }
         false
     }
 }
 
 impl Window {
-    /// Reads its blocks, one by one if need be.
-    fn fill(&mut self, store: &Store, one: &mut IoBuffer) {
-        self.unreadable = 0;
-        let sector = store.sector(self.first * BLOCK_SECTORS);
-        let count = self.count as u32;
-        let whole = store.spare.read(sector, count * BLOCK, &mut self.bytes);
-        if whole.is_ok() {
-            return;
-        }
-        for nth in 0..self.count {
-            let read = store.spare.read(sector + nth * BLOCK_SECTORS, BLOCK, one);
-            if read.is_err() {
-                store.errors.add(1);
-                self.unreadable |= 1 << nth;
+    fn new() -> Result<Self> {
+        Ok(Self {
+            first: 0,
+            count: 0,
+            unreadable: 0,
+            bytes: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
+        })
+    }
+
+    /// Block `number` of `spare`, where it begins at `sector` of that. Reads it and those behind it, up to `end`, if
+    /// need be: one by one, with `one` as room, if they cannot be read together. `None`: it cannot be read.
+    fn block(
+        &mut self,
+        number: u64,
+        end: u64,
+        spare: &Device,
+        sector: &dyn Fn(u64) -> u64,
+        one: &mut IoBuffer,
+    ) -> Option<&Block> {
+        if !(self.first..self.first + self.count).contains(&number) {
+            self.first = number;
+            self.count = CHUNK.min(end.saturating_sub(number)).max(1);
+            self.unreadable = 0;
+            let count = self.count as u32;
+            let whole = spare.read(sector(number), count * BLOCK, &mut self.bytes);
+            for nth in 0..self.count {
+                if whole.is_ok() {
+                    break;
+                }
+                if spare.read(sector(number + nth), BLOCK, one).is_err() {
+                    self.unreadable |= 1 << nth;
+                }
+                let to = as_block_mut(self.bytes.bytes_mut(), nth);
+                if let (Some(from), Some(to)) = (as_block(one.bytes(), 0), to) {
+                    *to = *from;
+                }
             }
-            let to = as_block_mut(self.bytes.bytes_mut(), nth);
-            if let (Some(from), Some(to)) = (as_block(one.bytes(), 0), to) {
-                *to = *from;
-            }
         }
+        let nth = number - self.first;
+        as_block(self.bytes.bytes(), nth).filter(|_| self.unreadable & (1 << nth) == 0)
     }
 }
 

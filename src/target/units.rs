@@ -14,7 +14,8 @@ const MAX_BUSY: usize = 2048;
 
 /// Locks of single units and of ranges of them.
 ///
-/// Whoever holds one may wait for I/O and for commits, neither of which takes one; nobody holds two.
+/// Whoever holds one may wait for I/O and for commits, neither of which takes one. Nobody waits for one while holding
+/// another: a second one is taken only if it is free ([`UnitLocks::try_lock`]).
 #[pin_data]
 pub(super) struct UnitLocks {
     /// The first and the last unit of each lock that is held. Capacity [`MAX_BUSY`], never grows.
@@ -41,6 +42,26 @@ impl UnitLocks {
         self.lock_range(unit, unit)
     }
 
+    /// Locks `unit` if nobody holds it. May sleep, but waits for nobody who does I/O.
+    pub(super) fn try_lock(&self, unit: Unit) -> Option<UnitGuard<'_>> {
+        let mut busy = self.busy.lock();
+        let is_busy = busy.iter().any(|(from, to)| *from <= unit && unit <= *to);
+        (!is_busy && busy.push_within_capacity((unit, unit)).is_ok())
+            .then_some(UnitGuard(self, unit))
+    }
+
+    /// Locks those of `units` that nobody holds, and leaves only them in the list. As [`Self::try_lock`].
+    pub(super) fn try_lock_each<'a>(&'a self, units: &'a mut KVec<Unit>) -> UnitsGuard<'a> {
+        units.retain(|unit| self.try_lock(*unit).map(core::mem::forget).is_some());
+        UnitsGuard(self, units)
+    }
+
+    fn unlock(&self, unit: Unit) {
+        let mut busy = self.busy.lock();
+        busy.retain(|(first, _)| *first != unit);
+        self.freed.notify_all();
+    }
+
     /// Locks the units from `first` to `last`. May sleep.
     pub(super) fn lock_range(&self, first: Unit, last: Unit) -> UnitGuard<'_> {
         let mut busy = self.busy.lock();
@@ -53,10 +74,24 @@ impl UnitLocks {
     }
 }
 
+/// The locks of several units, each by itself, until dropped.
+pub(super) struct UnitsGuard<'a>(&'a UnitLocks, &'a [Unit]);
+
+impl UnitsGuard<'_> {
+    /// The units.
+    pub(super) fn units(&self) -> &[Unit] {
+        self.1
+    }
+}
+
 impl Drop for UnitGuard<'_> {
     fn drop(&mut self) {
-        let mut busy = self.0.busy.lock();
-        busy.retain(|(first, _)| *first != self.1);
-        self.0.freed.notify_all();
+        self.0.unlock(self.1);
+    }
+}
+
+impl Drop for UnitsGuard<'_> {
+    fn drop(&mut self) {
+        self.1.iter().for_each(|unit| self.0.unlock(*unit));
     }
 }

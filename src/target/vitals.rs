@@ -2,13 +2,18 @@
 
 //! Whether main answers at all: a device that goes away is not bad sectors.
 //!
-//! Before an error makes an entry, main must answer a read elsewhere. If it does not, the error goes
-//! up and nothing is recorded; after [`TRIP`] different units in a row the target trips, and errors go
-//! up without being looked into until main answers again.
+//! Before an error makes an entry, main must answer a read elsewhere, unless the error itself says that it is the
+//! medium's. If it does not, the error goes up and nothing is recorded; after [`TRIP`] different units in a row the target
+//! trips, and errors go up without being looked into until main answers again.
+//!
+//! Whether it takes writes: see [`Refusals`].
 
 use super::Remap;
-use crate::dm::IoBuffer;
-use crate::engine::Unit;
+use crate::dm::{IoBuffer, Status};
+use crate::engine::{
+    recovery::{Patch, Refusals},
+    Unit,
+};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -20,10 +25,11 @@ use kernel::{
 
 /// Different units that failed in a row while main did not answer.
 const TRIP: u32 = 8;
-/// Places on main that a probe tries, beside the one that last worked.
+/// Places on main, one of which is tried if the one that last worked does not any more.
 const PLACES: u64 = 16;
 
 struct Probe {
+    /// A physical block's room.
     buffer: IoBuffer,
     /// How many were begun before this one, and what it said.
     number: u64,
@@ -31,6 +37,15 @@ struct Probe {
     /// The unit that failed last while main did not answer, and how many did in a row.
     last: Option<Unit>,
     streak: u32,
+    /// Which of the places is tried next.
+    place: u64,
+}
+
+/// What the failures of main have in common.
+#[derive(Default)]
+struct Pattern {
+    patch: Patch,
+    refusals: Refusals,
 }
 
 /// What is known about main.
@@ -41,18 +56,27 @@ pub(super) struct Vitals {
     good: Atomic<u64>,
     /// Probes begun.
     begun: Atomic<u64>,
+    /// Writes to main that succeed are of interest.
+    watching: Atomic<bool>,
+    /// One has succeeded since.
+    took: Atomic<bool>,
     /// Held during a probe's I/O.
     #[pin]
     probe: Mutex<Probe>,
+    /// Held for a moment.
+    #[pin]
+    pattern: Mutex<Pattern>,
 }
 
 impl Vitals {
-    /// For a main device with logical blocks of `block` sectors that is not known to have failed.
+    /// For a main device with physical or logical blocks of up to `block` sectors that is not known to have failed.
     pub(super) fn new(block: u32) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             tripped: Atomic::new(false),
             good: Atomic::new(0),
             begun: Atomic::new(0),
+            watching: Atomic::new(false),
+            took: Atomic::new(false),
             probe <- new_mutex!(
                 Probe {
                     buffer: IoBuffer::new((block as usize) << 9)?,
@@ -60,9 +84,11 @@ impl Vitals {
                     answered: true,
                     last: None,
                     streak: 0,
+                    place: 0,
                 },
                 "dm_remap::probe"
             ),
+            pattern <- new_mutex!(Pattern::default(), "dm_remap::pattern"),
         }? Error)
     }
 
@@ -71,9 +97,20 @@ impl Vitals {
         self.tripped.load(Relaxed)
     }
 
-    /// Sector `sector` of the target was read from or written to main. Any context.
+    /// Sector `sector` of the target was read from main. Any context.
     pub(super) fn worked(&self, sector: u64) {
         self.good.store(sector, Relaxed);
+    }
+
+    /// Whether main is watched for writes that it takes. Any context.
+    pub(super) fn is_watching(&self) -> bool {
+        self.watching.load(Relaxed)
+    }
+
+    /// Main took a write. Any context.
+    pub(super) fn took_write(&self) {
+        self.took.store(true, Relaxed);
+        self.watching.store(false, Release);
     }
 
     /// Takes main for well again. May sleep.
@@ -83,19 +120,23 @@ impl Vitals {
         probe.last = None;
         self.tripped.store(false, Release);
     }
+
+    /// Whether a read that failed at `sector` of the target is certain to fail again. May sleep.
+    pub(super) fn is_certain(&self, sector: u64) -> bool {
+        self.pattern.lock().patch.is_certain(sector)
+    }
 }
 
 impl Remap {
-    /// Whether main answers a read, asked because `unit` failed. Trips if too many did. May sleep.
-    ///
-    /// Who asks while others wait for the same answer shares it, if it was not begun before.
-    pub(super) fn main_answers(&self, unit: Unit) -> bool {
+    /// Whether main answers a read elsewhere, asked because `unit` failed: at up to `places` places, until one is read.
+    /// Trips if too many units did. May sleep. Callers that arrive during a probe share the result of the next one.
+    pub(super) fn main_answers(&self, unit: Unit, places: u32) -> bool {
         let vitals = &self.vitals;
         let asked = vitals.begun.load(Acquire);
         let mut probe = vitals.probe.lock();
         if probe.number <= asked {
             probe.number = vitals.begun.fetch_add(1, Full).wrapping_add(1);
-            probe.answered = self.probe_main(&mut probe.buffer);
+            probe.answered = (0..places).any(|_| self.probe_main(&mut probe));
         }
         if probe.answered {
             probe.streak = 0;
@@ -110,32 +151,83 @@ impl Remap {
         probe.answered
     }
 
-    /// Leaves the mode `tripped` if main answers. May sleep.
-    pub(super) fn rearm_if_main_answers(&self) {
-        let answered = self.probe_main(&mut self.vitals.probe.lock().buffer);
-        if answered {
-            self.vitals.rearm();
-            self.report_mode();
+    /// Whether `unit`, which could not be read, is bad, and not all of main: it failed with `status`. `may_ask`: another
+    /// command may fail. May sleep.
+    pub(super) fn is_bad_place(&self, unit: Unit, status: Status, may_ask: bool) -> bool {
+        let (from, to) = (
+            self.geometry.unit_start(unit),
+            self.geometry.unit_start(Unit(unit.0.saturating_add(1))),
+        );
+        let patch = self.vitals.pattern.lock().patch;
+        // Of a medium's error there is no doubt.
+        let must_ask = status != Status::MEDIUM && patch.must_ask(from);
+        if must_ask && !(may_ask && self.main_answers(unit, 1)) {
+            return false;
+        }
+        self.vitals.pattern.lock().patch.note(from, to, must_ask);
+        true
+    }
+
+    /// Main failed a write to `unit`, and answers. Says so if it takes none at all. May sleep.
+    pub(super) fn main_refused(&self, unit: Unit) {
+        let vitals = &self.vitals;
+        let is_refusal = {
+            let mut pattern = vitals.pattern.lock();
+            if vitals.took.xchg(false, Full) {
+                pattern.refusals.succeeded();
+            }
+            pattern.refusals.failed(unit.0);
+            vitals
+                .watching
+                .store(pattern.refusals.is_suspicious(), Release);
+            pattern.refusals.is_refusal()
+        };
+        self.be_careful();
+        if is_refusal {
+            pr_err!(
+                "{}: main takes no writes: it failed the last ones to many different units, and took none between them\n",
+                self.name()
+            );
+            self.ti.event();
         }
     }
 
-    /// Reads a block here and there on main until one can be read.
-    fn probe_main(&self, buffer: &mut IoBuffer) -> bool {
-        let length = self.geometry.main_sectors;
-        let places = (0..PLACES).map(|n| length / PLACES * n);
-        let good = self.vitals.good.load(Relaxed);
-        for sector in Iterator::chain(core::iter::once(good), places) {
-            let sector = sector & !(u64::from(self.block) - 1);
-            match self.main.read(self.main_start + sector, self.block, buffer) {
-                Ok(()) => {
-                    self.vitals.worked(sector);
-                    return true;
-                }
-                Err(status) if self.is_bad(status) => (),
-                // The way to main is at fault.
-                Err(_) => return false,
-            }
+    /// Leaves the mode `tripped` if main answers. One command. May sleep.
+    pub(super) fn rearm_if_main_answers(&self) {
+        let answered = self.probe_main(&mut self.vitals.probe.lock());
+        if answered {
+            self.vitals.rearm();
         }
-        false
+    }
+
+    /// Reads a block on main: where it last worked; if that fails, the next probe tries elsewhere. One command.
+    fn probe_main(&self, probe: &mut Probe) -> bool {
+        let good = self.vitals.good.load(Relaxed);
+        let sector = good & !(u64::from(self.block) - 1);
+        let main = self.main_start + sector;
+        match self.main.read(main, self.block, &mut probe.buffer) {
+            Ok(()) => true,
+            Err(status) if self.is_bad(status) => {
+                probe.place = (probe.place + 1) % PLACES;
+                let next = self.geometry.main_sectors / PLACES * probe.place;
+                self.vitals.worked(next);
+                false
+            }
+            // The way to main is at fault.
+            Err(_) => false,
+        }
+    }
+
+    /// Whether main can read the physical block in which sector `sector` of the target lies. One command. May sleep.
+    pub(super) fn can_read_block(&self, sector: u64) -> Result<(), Status> {
+        let main = self.main_start + sector;
+        let size = u64::from(self.main.physical_block().max(1));
+        let end = main + u64::from(self.main.physical_left(main));
+        // All of it, but nothing that is not main's.
+        let first = end.saturating_sub(size).max(self.main_start);
+        let end = end.min(self.main_start + self.geometry.main_sectors);
+        let mut probe = self.vitals.probe.lock();
+        let count = (end - first) as u32;
+        self.main.read(first, count, &mut probe.buffer)
     }
 }

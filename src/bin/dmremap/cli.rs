@@ -80,8 +80,9 @@ pub(crate) struct Bounds {
 
 /// Make a new, empty spare
 ///
-/// Says first what there is and what there will be, and asks. A region whose first or last MiB is
-/// not zero is refused without --force. The first superblock is written last: a format that was
+/// Says first what there is and what there will be, and asks. A region that is not blank is refused
+/// without --force: its first and last MiB must be zero, or hold what an interrupted format left. So
+/// the kernel has it when it formats a spare at activation. The first superblock is written last: a format that was
 /// interrupted leaves a region that is complete or no spare at all.
 #[derive(Args)]
 #[command(after_help = "\
@@ -150,7 +151,8 @@ pub(crate) struct Dump {
 #[command(after_help = "\
 Exit status:
   0   sound
-  1   damaged or stale copies, of which a valid one is there: nothing is lost; see repair
+  1   damaged or stale copies, of which a valid one is there, or a failed slot that was replaced and
+      is not recorded as bad yet: nothing is lost; see repair
   2   unusable: activation would be refused; the findings name block, record and reason
   3   no dm-remap spare: blank, or something else
   4   the device cannot be opened, or is in use")]
@@ -162,7 +164,8 @@ pub(crate) struct Check {
 /// Rewrite damaged and stale copies from valid ones
 ///
 /// Only what can be proven: a copy that is damaged or stale is replaced by the valid one of the
-/// same block with the highest generation. What it replaces is saved first. Copies of one generation
+/// same block with the highest generation. A slot that failed and was replaced when a power cut came
+/// is recorded as bad. What it replaces is saved first. Copies of one generation
 /// that differ, as of two clones that were mixed, are left alone unless you say which are right.
 #[derive(Args)]
 #[command(after_help = "\

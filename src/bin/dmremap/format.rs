@@ -138,9 +138,13 @@ fn advise(args: &Format, wish: &Wish) -> Result<Status> {
     Ok(Status::Done)
 }
 
-/// What is on the region; `None`: its ends are zero.
+/// What is on the region; `None`: it is blank, for the kernel as well.
 fn contents(region: &mut Region) -> Result<Option<String>> {
-    if let Ok(Some(found)) = probe(region).judge() {
+    let judged = probe(region).judge();
+    if judged == Ok(None) {
+        return Ok(None);
+    }
+    if let Ok(Some(found)) = judged {
         let s = &found.superblock;
         let blocks = region.blocks;
         let held = match Image::read(region) {

@@ -9,7 +9,8 @@ use dm_remap::engine::entries::{Entry, Loss};
 use dm_remap::engine::format::{Block, Fault, Origin, State, Superblock, FOREIGN};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
 use dm_remap::engine::image::{
-    ends, read_table, settle, text, Ends, Finding, Found, Seen, Severity, Standing,
+    ends, read_table, settle, text, Ends, Finding, Found, Seen, Settled, Severity, Standing,
+    NOT_BLANK,
 };
 use dm_remap::engine::slots::SlotMap;
 use dm_remap::engine::{Slot, Unit};
@@ -70,6 +71,8 @@ pub(crate) struct Image {
     pub(crate) bad: Vec<BadSlot>,
     pub(crate) slots: SlotMap<Vec<u64>>,
     pub(crate) mends: Vec<Mend>,
+    /// Slots that were replaced, whose records are to say that they are bad.
+    pub(crate) replaced: Vec<Loss>,
     /// Of the slots with an entry, sorted by slot.
     origins: Vec<(Slot, Origin)>,
 }
@@ -114,7 +117,7 @@ pub(crate) fn open(region: &mut Region) -> Result<Found> {
     let ends = probe(region);
     let damaged = |copy: &Result<_, Fault>| *copy != Err(Fault::Damaged(FOREIGN));
     let found = ends.judge().map_err(|why| {
-        if why == FOREIGN && !ends.copies.iter().any(damaged) {
+        if why == NOT_BLANK || why == FOREIGN && !ends.copies.iter().any(damaged) {
             Refused::Foreign(name(), text(why))
         } else {
             Refused::Unusable(name(), text(why).to_string())
@@ -153,6 +156,7 @@ impl Image {
             bad: Vec::new(),
             slots: no_slots(&g),
             mends: Vec::new(),
+            replaced: Vec::new(),
             origins: Vec::new(),
             found,
         };
@@ -183,9 +187,7 @@ impl Image {
             },
         );
         bar.finish_and_clear();
-        settle(&mut image.entries, &losses, &mut |finding| {
-            image.findings.push(finding);
-        });
+        image.settle(losses);
         image
     }
 
@@ -207,11 +209,14 @@ impl Image {
             }
             Seen::Record {
                 slot,
-                state: State::Entry { unit, mask },
+                state: state @ (State::Entry { unit, mask } | State::Moved { unit, mask }),
                 origin,
             } => {
                 self.slots.take(slot);
-                self.entries.push(Entry::new(unit, slot, mask));
+                self.entries.push(Entry {
+                    held: matches!(state, State::Moved { .. }),
+                    ..Entry::new(unit, slot, mask)
+                });
                 self.origins.push((slot, origin));
             }
             Seen::Record {
@@ -232,6 +237,33 @@ impl Image {
                 }
             }
             Seen::Record { .. } => (),
+        }
+    }
+
+    /// Compares what was seen; slots that were replaced are bad from here on.
+    fn settle(&mut self, mut losses: Vec<Loss>) {
+        let mut seen = Vec::new();
+        let stay = settle(&mut self.entries, &mut losses, &mut |what| seen.push(what));
+        self.entries.truncate(stay);
+        for what in seen {
+            match what {
+                Settled::Finding(finding) => self.findings.push(finding),
+                Settled::Replaced(loss) => {
+                    let Loss { unit, mask, slot } = loss;
+                    self.findings.push(Finding::Replaced { unit, slot });
+                    self.replaced.push(loss);
+                    self.slots.retire(slot);
+                    let at = self.bad.partition_point(|bad| bad.slot < slot);
+                    let (lost, origin) = (mask, self.origin(slot));
+                    let bad = BadSlot {
+                        slot,
+                        unit,
+                        lost,
+                        origin,
+                    };
+                    self.bad.insert(at, bad);
+                }
+            }
         }
     }
 

@@ -2,18 +2,15 @@
 
 //! `dmremap import`: pending entries from a list, offline into a spare or by messages.
 
+use crate::change;
 use crate::cli::Import;
-use crate::image::{crc32c, next, table_at, Image};
+use crate::image::Image;
 use crate::lists::{self, merge, List, Options, Span};
 use crate::region::{Access, Region};
 use crate::{ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{
-    seal_table_block, set_record, table_generation, Block, Cause, State, Update,
-};
-use dm_remap::engine::geometry::BLOCK_SIZE;
-use dm_remap::engine::{Slot, Unit};
-use std::collections::BTreeMap;
+use dm_remap::engine::format::{Cause, State, Update};
+use dm_remap::engine::Unit;
 use std::fs::File;
 use std::io::{stdin, stdout, BufReader, Write as _};
 use std::ops::Range;
@@ -110,48 +107,16 @@ fn into_spare(args: &Import, region: &mut Region, spans: &[Span]) -> Result<Stat
         "{}: {free} free slots, and the list names {listed} units; nothing was written",
         region.name
     );
-    let mut changes: BTreeMap<u64, Vec<(usize, Slot, Unit)>> = BTreeMap::new();
+    let mut updates = Vec::with_capacity(new.len());
     for unit in &new {
-        let slot = image.slots.allocate().context("no free slot")?;
-        let (number, index) = g.record_of(slot);
-        changes
-            .entry(number)
-            .or_default()
-            .push((index, slot, *unit));
+        let (unit, mask) = (*unit, 0);
+        updates.push(Update {
+            slot: image.slots.allocate().context("no free slot")?,
+            state: State::Entry { unit, mask },
+            cause: Cause::Import,
+        });
     }
-    let now = now();
-    let mut blocks: Vec<(u64, Box<Block>)> = Vec::with_capacity(changes.len());
-    for (number, records) in changes {
-        // All replicas are the same.
-        let mut block = Box::new([0; BLOCK_SIZE]);
-        region.read(table_at(&g, 0, number), &mut block[..])?;
-        let generation = table_generation(&block, &image.superblock().uuid, number, crc32c);
-        let Ok(generation) = generation else {
-            bail!("{}: table block {number} changed meanwhile", region.name);
-        };
-        for (index, slot, unit) in records {
-            let update = Update {
-                slot,
-                state: State::Entry { unit, mask: 0 },
-                cause: Cause::Import,
-            };
-            set_record(&mut block, index, &update, now);
-        }
-        seal_table_block(&mut block, next(generation)?, crc32c);
-        blocks.push((number, block));
-    }
-    // One replica of everything is durable before the next one is touched: a cut tears blocks of
-    // one replica only, and each block is as before or as after.
-    let copies = g.areas().len();
-    let bar = ui::progress("writing", (blocks.len() * copies) as u64);
-    for copy in 0..copies {
-        for (number, block) in &blocks {
-            region.write(table_at(&g, copy, *number), &block[..])?;
-            bar.inc(1);
-        }
-        region.sync()?;
-    }
-    bar.finish_and_clear();
+    change::records(region, &image, &updates, now())?;
     let had = listed - new.len() as u64;
     writeln!(stdout(), "{} units marked, {had} had an entry", new.len())?;
     Ok(Status::Done)

@@ -4,11 +4,13 @@
 //!
 //! - [`cli`]: the command line; everything else is told what to do by it.
 //! - [`region`] and [`image`]: a spare, opened and read.
+//! - [`change`]: records of its table, written.
 //! - one module for each command; [`lists`]: the formats of lists of bad sectors.
 
 // They panic when nobody reads what they print.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod change;
 mod cli;
 #[cfg(test)]
 mod cuts;

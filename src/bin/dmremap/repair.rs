@@ -2,15 +2,18 @@
 
 //! `dmremap check` and `dmremap repair`.
 
+use crate::change;
 use crate::cli::{Check, Repair};
 use crate::dump::uuid;
 use crate::image::{crc32c, must_not_be_read_only, superblock_at, table_at, Image, Mend};
 use crate::region::{Access, Region};
 use crate::{import::now, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{number_superblock, Block, Superblock};
+use dm_remap::engine::entries::Loss;
+use dm_remap::engine::format::{number_superblock, Block, Cause, State, Superblock, Update};
 use dm_remap::engine::geometry::BLOCK_SIZE;
 use dm_remap::engine::image::{Finding, Severity, Standing};
+use dm_remap::engine::Slot;
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{stdout, BufReader, BufWriter, Read as _, Write as _};
@@ -40,10 +43,8 @@ pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
     out.flush()?;
     drop(out);
     let status = status_of(image);
-    let count = |severity| {
-        let findings = image.findings.iter();
-        findings.filter(|f| f.severity() == severity).count()
-    };
+    let fatal = |f: &&Finding| f.severity() == Severity::Fatal;
+    let fatal = image.findings.iter().filter(fatal).count();
     let blocks = 2 + image.geometry().table_blocks * u64::from(image.geometry().copies);
     let held = format!(
         "{blocks} blocks, {} entries, {} bad slots",
@@ -51,15 +52,23 @@ pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
         image.bad.len()
     );
     let text = match status {
-        Status::Unusable => format!("UNUSABLE, {} reasons above", count(Severity::Fatal)),
-        Status::Damaged => format!(
-            "usable; {} copies can be repaired",
-            count(Severity::Mendable)
-        ),
+        Status::Unusable => format!("UNUSABLE, {fatal} reasons above"),
+        Status::Damaged => format!("usable; {} can be repaired", mendable(image)),
         _ => "sound".into(),
     };
     ui::verdict(status, &format!("{name}: {text} ({held})"))?;
     Ok(status)
+}
+
+/// How many things can be repaired, in words.
+fn mendable(image: &Image) -> String {
+    let records = image.replaced.len();
+    let copies = image.findings.len() - records;
+    match (copies, records) {
+        (copies, 0) => format!("{copies} copies"),
+        (0, records) => format!("{records} records"),
+        (copies, records) => format!("{copies} copies and {records} records"),
+    }
 }
 
 /// The table block, or `None` the superblock, of which there are two versions of one generation.
@@ -114,7 +123,10 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
     if let Some(copy) = args.prefer {
         prefer(&mut image, copy)?;
     }
-    if image.mends.is_empty() {
+    // Nothing is recorded in a table that contradicts itself.
+    let with_records = args.prefer.is_some() || status_of(&image) == Status::Damaged;
+    let places = places(&image, with_records);
+    if places.is_empty() {
         return report(&region.name, &image);
     }
     for finding in &image.findings {
@@ -122,14 +134,14 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
             writeln!(stdout(), "{finding}")?;
         }
     }
-    ui::confirm(&format!("Rewrite {} blocks?", image.mends.len()), args.yes)?;
+    ui::confirm(&format!("Rewrite {} blocks?", places.len()), args.yes)?;
     let name = format!(
         "dmremap-{}-{}.backup",
         uuid(&image.superblock().uuid),
         now()
     );
     let backup = args.backup.clone().unwrap_or_else(|| PathBuf::from(name));
-    save(&region, &image.mends, &backup)
+    save(&region, &places, &backup)
         .with_context(|| format!("{}: nothing was repaired", backup.display()))?;
     writeln!(stdout(), "what is replaced is in {}", backup.display())?;
     let bar = ui::progress("repairing", image.mends.len() as u64);
@@ -150,12 +162,55 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
     }
     region.sync()?;
     bar.finish_and_clear();
-    let after = Image::read(&mut region)?;
-    let left = |f: &&Finding| f.severity() == Severity::Mendable;
-    if let Some(finding) = after.findings.iter().find(left) {
+    let after = reread(&mut region, |f| matches!(f, Finding::Replaced { .. }))?;
+    // With copies that were preferred it may be others than before, and those are not saved.
+    let is_saved = |loss: &&Loss| record_at(&after, loss.slot).all(|at| places.contains(&at));
+    let bad: Vec<Update> = after.replaced.iter().filter(is_saved).map(as_bad).collect();
+    if status_of(&after) != Status::Damaged || bad.len() < after.replaced.len() {
+        return report(&region.name, &after);
+    }
+    change::records(&region, &after, &bad, now())?;
+    let after = reread(&mut region, |_| false)?;
+    report(&region.name, &after)
+}
+
+/// The image after something was written: nothing is left to repair, but for what `may_be` left.
+fn reread(region: &mut Region, may_be: impl Fn(&Finding) -> bool) -> Result<Image> {
+    let image = Image::read(region)?;
+    let left = |f: &&Finding| f.severity() == Severity::Mendable && !may_be(f);
+    if let Some(finding) = image.findings.iter().find(left) {
         bail!("{}: written, and still damaged: {finding}", region.name);
     }
-    report(&region.name, &after)
+    Ok(image)
+}
+
+/// The record of a slot that was replaced, as it should be.
+fn as_bad(loss: &Loss) -> Update {
+    let Loss { unit, mask, slot } = *loss;
+    Update {
+        slot,
+        state: State::Bad { unit, lost: mask },
+        cause: Cause::Write,
+    }
+}
+
+/// The replicas of the block that has the record of `slot`.
+fn record_at(image: &Image, slot: Slot) -> impl Iterator<Item = u64> {
+    let g = *image.geometry();
+    let (number, _) = g.record_of(slot);
+    (0..g.areas().len()).map(move |copy| table_at(&g, copy, number))
+}
+
+/// The blocks that are to be rewritten, those for records of slots that were replaced only if wanted.
+fn places(image: &Image, with_records: bool) -> BTreeSet<u64> {
+    let replaced = image.replaced.iter().filter(|_| with_records);
+    let records = replaced.flat_map(|loss| record_at(image, loss.slot));
+    image
+        .mends
+        .iter()
+        .map(|mend| mend.to)
+        .chain(records)
+        .collect()
 }
 
 /// First bytes of a backup file. The length of the region in blocks follows, u64; then of each
@@ -164,7 +219,7 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
 const MAGIC: &[u8; 16] = b"dmremap backup 1";
 
 /// Writes a new file with the blocks that are to be replaced.
-fn save(region: &Region, mends: &[Mend], path: &Path) -> Result<()> {
+fn save(region: &Region, places: &BTreeSet<u64>, path: &Path) -> Result<()> {
     let file = File::create_new(path)?;
     let mut out = BufWriter::new(&file);
     let mut crc = 0;
@@ -174,11 +229,11 @@ fn save(region: &Region, mends: &[Mend], path: &Path) -> Result<()> {
     };
     put(MAGIC)?;
     put(&region.blocks.to_le_bytes())?;
-    for mend in mends {
+    for place in places {
         let mut block: Block = [0; BLOCK_SIZE];
         // One that cannot be read has nothing to be saved.
-        if region.read(mend.to, &mut block).is_ok() {
-            put(&mend.to.to_le_bytes())?;
+        if region.read(*place, &mut block).is_ok() {
+            put(&place.to_le_bytes())?;
             put(&block)?;
         }
     }
