@@ -156,7 +156,7 @@ pub(crate) struct Remap {
     /// A unit's room, held by who copies a slot.
     #[pin]
     slot_mover: Mutex<IoBuffer>,
-    /// No work but the recovery of bios is to be queued: from presuspend to resume.
+    /// No work but the recovery of bios is to be queued, or to go on: until resume, and from presuspend to resume.
     suspending: Atomic<bool>,
     /// The spare was opened and the entries loaded: from the first preresume on.
     loaded: Atomic<bool>,
@@ -192,9 +192,13 @@ impl WorkItem<0> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
+        if this.suspending.load(Acquire) {
+            return;
+        }
         if this.sync_step() == Step::More {
             Remap::commit_next(this.as_arc_borrow());
         }
+        this.report_mode();
         Remap::watch_if_needed(this.as_arc_borrow());
     }
 }
@@ -203,6 +207,9 @@ impl WorkItem<1> for Remap {
     type Pointer = Arc<Remap>;
 
     fn run(this: Arc<Remap>) {
+        if this.suspending.load(Acquire) {
+            return;
+        }
         this.relocate_one();
         Remap::relocate_next(this.as_arc_borrow());
         Remap::watch_if_needed(this.as_arc_borrow());
@@ -629,7 +636,7 @@ impl Target for Remap {
                     IoBuffer::new((geometry.unit_sectors.max(block) as usize) << 9)?,
                     "dm_remap::slot_mover"
                 ),
-                suspending: Atomic::new(false),
+                suspending: Atomic::new(true),
                 loaded: Atomic::new(false),
                 reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
                 main,
@@ -659,8 +666,9 @@ impl Target for Remap {
     fn dtr(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         // Works that go on until suspending begins are to end, too, if it never did: the table was not in force.
         this.suspending.store(true, Release);
-        // Nothing that runs starts the timer any more.
-        this.queue.drain();
+        // Nothing that runs starts the timer any more. (Not drained: a timer that ends meanwhile would be refused, and its
+        // reference lost.)
+        this.queue.flush();
         let arc = Arc::from(this);
         Queue::cancel_delayed::<_, 2>(&arc);
         drop(arc);

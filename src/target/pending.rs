@@ -131,6 +131,11 @@ impl Remap {
             return Step::Done;
         }
         let locked = self.units.try_lock_each(units);
+        if locked.units().is_empty() {
+            // Who is busy with all of them may wait for a device.
+            fsleep(Delta::from_millis(1));
+            return Step::More;
+        }
         for unit in locked.units() {
             if let Some(entry) = self.entries.get(*unit) {
                 let _ = updates.push_within_capacity(self.update_of(&entry, Self::cause_of(&entry)));
@@ -165,8 +170,7 @@ impl Remap {
             match self.sync_step() {
                 Step::Done => return true,
                 Step::Failed => return false,
-                // Somebody may be busy with the unit that is left; he is through in a moment.
-                Step::More => fsleep(Delta::from_micros(100)),
+                Step::More => (),
             }
         }
     }

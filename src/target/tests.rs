@@ -108,27 +108,27 @@ mod entries_tests {
         let entries = none(1 << 24)?;
         let stamp = entries.version.read();
         // Two units, of which the second is to be relocated.
-        assert!(entries.is_on_main(stamp, 40, 16));
+        assert!(entries.is_on_main(stamp, 40, 16, true));
         let pending = Entry::new(Unit(6), Slot(9), 0);
         entries.set(pending.unit, Some(&pending));
-        assert!(stamp == entries.version.read() && entries.is_on_main(stamp, 40, 16));
+        assert!(stamp == entries.version.read() && entries.is_on_main(stamp, 40, 16, true));
         entries.hold(&pending);
         assert!(stamp != entries.version.read());
-        assert!(!entries.is_on_main(stamp, 40, 16) && entries.is_on_main(stamp, 40, 8));
+        assert!(!entries.is_on_main(stamp, 40, 16, true) && entries.is_on_main(stamp, 40, 8, true));
         assert!(!entries.is_in_slot(48, Slot(9)));
         let relocated = Entry {
             mask: 0x0f,
             ..pending
         };
         entries.set(pending.unit, Some(&relocated));
-        assert!(!entries.is_on_main(stamp, 44, 8) && entries.is_on_main(stamp, 52, 4));
+        assert!(!entries.is_on_main(stamp, 44, 8, true) && entries.is_on_main(stamp, 52, 4, true));
         assert!(entries.is_in_slot(48, Slot(9)) && !entries.is_in_slot(48, Slot(8)));
         let later = entries.version.read();
         entries.hold_to_restore(&relocated);
         entries.set(pending.unit, None);
         // No entry, but the sectors were written from the slot since.
-        assert!(!entries.is_on_main(later, 52, 4));
-        assert!(entries.is_on_main(entries.version.read(), 40, 16));
+        assert!(!entries.is_on_main(later, 52, 4, true));
+        assert!(entries.is_on_main(entries.version.read(), 40, 16, true));
         assert!(!entries.is_in_slot(48, Slot(9)));
         Ok(())
     }
@@ -149,7 +149,7 @@ mod entries_tests {
         }
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)) == Some(entry));
-        assert!(!entries.is_on_main(Stamp::LAST, 49, 1) && entries.is_on_main(Stamp::LAST, 52, 1));
+        assert!(!entries.is_on_main(Stamp::LAST, 49, 1, true) && entries.is_on_main(Stamp::LAST, 52, 1, true));
         let written = Entry {
             mask: 0b1011,
             lost: 0b100,
@@ -158,7 +158,7 @@ mod entries_tests {
         entries.set(entry.unit, Some(&written));
         assert!(entries.get(Unit(6)) == Some(written));
         entries.set(entry.unit, None);
-        entries.forget_losses(Unit(6));
+        entries.keep_losses(Unit(6), 0);
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)).is_some_and(|e| e.lost == 0));
         let mut left = 0;
@@ -294,7 +294,7 @@ mod stress_tests {
             check(1, !fixed || found.is_some())?;
             check(2, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
             check(3, !fixed || !entries.is_healthy(sector, 8))?;
-            check(4, !fixed || !entries.is_on_main(Stamp::LAST, sector, 8))?;
+            check(4, !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, true))?;
             check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
 
             let guard = rcu::read_lock();
@@ -335,7 +335,7 @@ mod stress_tests {
             let entry = entry(number, random >> 12);
             match kind {
                 0 => self.entries.add_loss(loss(ELSEWHERE)),
-                1 => self.entries.forget_losses(ELSEWHERE),
+                1 => self.entries.keep_losses(ELSEWHERE, 0),
                 2 => {
                     self.entries.hold(&entry);
                 }

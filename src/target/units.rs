@@ -47,7 +47,7 @@ impl UnitLocks {
         let mut busy = self.busy.lock();
         let is_busy = busy.iter().any(|(from, to)| *from <= unit && unit <= *to);
         (!is_busy && busy.push_within_capacity((unit, unit)).is_ok())
-            .then_some(UnitGuard(self, unit))
+            .then(|| UnitGuard(self, unit))
     }
 
     /// Locks those of `units` that nobody holds, and leaves only them in the list. As [`Self::try_lock`].

@@ -90,6 +90,9 @@ bad_sectors() { # KIND
 	same /run/data /dev/mapper/r 80
 	message r restore 80
 	expect "" list r
+	# Its slot is free from the next suspend on.
+	dmsetup suspend r
+	dmsetup resume r
 	message r reset
 }
 for bad_on in io media; do

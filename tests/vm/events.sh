@@ -31,7 +31,7 @@ settled() {
 	local now last=''
 	for ((;;)); do
 		now=$(dmsetup status r)
-		[[ $now != "$last" || $now != *idle ]] || break
+		[[ $now != "$last" || $now != *idle* ]] || break
 		last=$now
 		sleep 0.4
 	done

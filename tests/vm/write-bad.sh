@@ -55,7 +55,7 @@ check "healthy neighbours are on main" bytes_on_main
 check "bad sectors are not on main" bad_on_main
 check "status counts 5 relocated units" expect 5 field r relocated
 check "status says active, 5 slots used, no errors of the spare" \
-	expect "0 * remap active 8 5/* 0 5 0 0 * 0 * * * * 0 idle" dmsetup status r
+	expect "0 * remap active 8 5/* 0 5 0 0 * 0 * * * * 0 idle 0" dmsetup status r
 recovered() { (($(field r writes_recovered) == $(field r write_errors) && $(field r writes_recovered) > 0)); }
 check "every write that failed was recovered" recovered
 dmsetup remove r
