@@ -38,7 +38,7 @@ pub struct Features {
     pub metadata_copies: Option<u32>,
     /// Which completions mean "bad sector".
     pub bad_on: Option<BadOn>,
-    /// Extra attempts per logical block before a read is given up.
+    /// Extra attempts at what fails before a read is given up.
     pub read_retries: Option<u32>,
     /// What a read of a pending sector does.
     pub pending_reads: Option<PendingReads>,

@@ -94,13 +94,22 @@ impl Remap {
             true => 1,
             false => Reading::budget_of_copy(retries),
         };
-        let (mut left, mut done) = (source.wanted, 0);
-        while left != 0 && budget > 0 {
+        let (mut left, mut done, mut pass) = (source.wanted, 0, 0);
+        while budget > 0 {
+            if left == 0 {
+                // What failed is asked for again, once all else was read.
+                pass += 1;
+                left = source.wanted & !done;
+                if left == 0 || pass > retries {
+                    break;
+                }
+            }
             let first = left.trailing_zeros();
             let count = (left >> first).trailing_ones();
             left &= !mask_of(first, count);
             let blocks = (source.blocks)(source.start + u64::from(first));
-            let mut reading = Reading::of_copy(count, blocks, retries, budget, source.cautious);
+            let blockwise = source.cautious || pass > 0;
+            let mut reading = Reading::of_copy(count, blocks, budget, blockwise);
             while let Some(piece) = reading.next() {
                 let offset = first + piece.skip;
                 let from = source.start + u64::from(offset);
@@ -405,8 +414,8 @@ impl Remap {
         }
     }
 
-    /// Reads `bio`, whose first sectors, `bits` of a unit, are among those that `found` says are lost: it may be that the
-    /// slot which had them can be read again. Then they are lost no more. One command that fails. May sleep.
+    /// Reads `bio`, which is for the sectors `bits` of `unit`, some of which were lost when it came: it may be that the
+    /// slot which had them can be read again. Then they are lost no more. At most one command fails. May sleep.
     pub(super) fn read_lost(&self, bio: &DeferredBio<'_>, unit: Unit, bits: u64) -> Result<(), Status> {
         let _guard = self.units.lock(unit);
         let mut skip = 0;
@@ -510,8 +519,12 @@ impl Remap {
             return Restored::Stays;
         }
         self.entries.set(unit, None);
-        // Bios may be on their way to it.
-        self.store.free_when_suspended(old.slot);
+        if old.mask == 0 {
+            self.store.with_slots(|s| s.release(old.slot));
+        } else {
+            // Bios may be on their way to it.
+            self.store.free_when_suspended(old.slot);
+        }
         Restored::Freed
     }
 

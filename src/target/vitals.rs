@@ -2,8 +2,8 @@
 
 //! Whether main answers at all: a device that goes away is not bad sectors.
 //!
-//! Before an error makes an entry, main must answer a read elsewhere, unless the error itself says that it is the
-//! medium's. If it does not, the error goes up and nothing is recorded; after [`TRIP`] different units in a row the target
+//! Before an error makes an entry, main must answer a read elsewhere, unless it is a read's and says itself that it is
+//! the medium's. If it does not, the error goes up and nothing is recorded; after [`TRIP`] different units in a row the target
 //! trips, and errors go up without being looked into until main answers again.
 //!
 //! Whether it takes writes: see [`Refusals`].
@@ -97,7 +97,7 @@ impl Vitals {
         self.tripped.load(Relaxed)
     }
 
-    /// Sector `sector` of the target was read from main. Any context.
+    /// Sector `sector` of the target was read from or written to main. Any context.
     pub(super) fn worked(&self, sector: u64) {
         self.good.store(sector, Relaxed);
     }
@@ -176,11 +176,11 @@ impl Remap {
             if vitals.took.xchg(false, Full) {
                 pattern.refusals.succeeded();
             }
-            pattern.refusals.failed(unit.0);
+            let is_refusal = pattern.refusals.failed(unit.0);
             vitals
                 .watching
                 .store(pattern.refusals.is_suspicious(), Release);
-            pattern.refusals.is_refusal()
+            is_refusal
         };
         self.be_careful();
         if is_refusal {

@@ -730,9 +730,7 @@ class Process:
         with watched("reading main"):
             compare(dm.read_all(self.nodes["main"]), 0, self.acknowledged, self.tried)
         spare = os.open(self.nodes["spare"], os.O_RDWR | os.O_DIRECT)
-        buffer = dm.memory(4096)
-        for at in (0, SPARE * 512 - 4096):
-            attempt("blank the spare", (), os.pwrite, spare, buffer, at)
+        attempt("blank the spare", (), os.pwrite, spare, dm.memory(SPARE * 512), 0)
         os.close(spare)
         self.formatted = False
         self.format = self.chance.choice(["", "unit_sectors 8", "unit_sectors 1", "unit_sectors 64", "metadata_copies 3"])

@@ -24,11 +24,10 @@ main=8192 spare=12288
 scsi 16
 disk base 16
 data /run/data 64
-head -c 4096 /dev/zero >/run/block
 
 begin() {
 	local copy
-	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
+	blank /dev/mapper/spare
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
 	patch main 650 3 error
 	put /run/data /dev/mapper/r 640

@@ -35,7 +35,6 @@ data /run/model $main
 data /run/new $main
 data /run/stale 2048
 head -c 2M /dev/zero >/run/zero
-head -c 4096 /dev/zero >/run/block
 is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 
 # begin UNITS: their data is in slots that are consecutive.
@@ -43,7 +42,7 @@ begin() {
 	local copy
 	part /run/model $((start - 64)) $((128 + 64 * $1)) >/run/part
 	put /run/part /dev/mapper/main $((start - 64))
-	for copy in 0 $((spare - 8)); do put /run/block /dev/mapper/spare $copy; done
+	blank /dev/mapper/spare
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
 	message r remap $start $((64 * $1))
 	part /run/stale 0 $((64 * $1)) >/run/part

@@ -90,8 +90,11 @@ remove_disk() {
 bad() { echo "+$2-${3:-$2}" >"$nullb/$1/badblocks"; }
 good() { echo "-$2-${3:-$2}" >"$nullb/$1/badblocks"; }
 
-# blank DEVICE: all zero, as a new spare is.
-blank() { dd if=/dev/zero of="$1" bs=1M count=$(($(blockdev --getsz "$1") / 2048)) oflag=direct status=none; }
+# blank DEVICE [SECTORS]: all zero, or so many sectors, a multiple of 8, as a new spare is.
+blank() {
+	dd if=/dev/zero of="$1" bs=1M count=$((${2:-$(blockdev --getsz "$1")} * 512)) iflag=count_bytes \
+		oflag=direct conv=notrunc status=none
+}
 
 # lower NAME DEVICE FIRST COUNT: /dev/mapper/NAME is these sectors of DEVICE.
 lower() {
@@ -141,11 +144,12 @@ reload() {
 	dmsetup resume "$1"
 }
 
-# scsi MIB: $good and $sick, SCSI disks with the same content. On $sick, `arm` makes commands fail.
+# scsi MIB [PARAMETER...]: $good and $sick, SCSI disks with the same content and a write cache each. On $sick, `arm` makes
+# commands fail.
 scsi() {
 	local disks=()
 	echo 5 >/proc/sys/kernel/printk # it logs each command that it fails; not on the console, please
-	modprobe scsi_debug dev_size_mb="$1" max_luns=2 delay=0 lbpu=1
+	modprobe scsi_debug dev_size_mb="$1" max_luns=2 delay=0 lbpu=1 "${@:2}"
 	until ((${#disks[@]} == 2)); do
 		sleep 0.1
 		disks=(/sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
@@ -174,6 +178,34 @@ commands() {
 	local opcode opcodes="${*:3}"
 	for opcode in ${opcodes:-28 2a 88 8a 41 93 42 35}; do echo "2 $1 $opcode $2" >"$errors"; done
 }
+
+# pluggable MIB [PARAMETER...]: $plugged, a SCSI disk with a write cache; `unplug` takes it away from whoever uses it, `plug`
+# brings it back with its content, under another name as long as somebody holds the old one. Not beside `scsi`.
+pluggable() {
+	echo 5 >/proc/sys/kernel/printk
+	modprobe scsi_debug dev_size_mb="$1" delay=0 "${@:2}"
+	appears
+}
+unplug() { echo 1 >"/sys/block/${plugged##*/}/device/delete"; }
+plug() {
+	local host
+	for host in /sys/bus/pseudo/drivers/scsi_debug/adapter0/host*; do
+		echo "- - -" >"/sys/class/scsi_host/${host##*/}/scan"
+	done
+	appears
+}
+appears() {
+	local found=()
+	until [[ -e ${found[0]:-} ]]; do
+		sleep 0.1
+		found=(/sys/bus/pseudo/drivers/scsi_debug/adapter0/host*/target*/*/block/*)
+	done
+	plugged=/dev/${found[0]##*/}
+	until [[ -b $plugged ]]; do sleep 0.1; done
+}
+
+# requests DEVICE: how many commands a SCSI disk was sent so far, successful or not.
+requests() { echo $(($(<"/sys/block/${1##*/}/device/iorequest_cnt"))); }
 
 # Kinds of faults are those of `sense`, on $good; error, flakey, dust and null, on /dev/base, a null_blk disk; and, of a
 # device as a whole, gone-error and gone-offline. made_of KIND: what a `lower` device with such faults is made of.
@@ -261,7 +293,7 @@ message() { dmsetup message "$1" 0 "${@:2}"; }
 list() { message "$1" list | awk '{ print $1, $2, $4 }'; }
 
 fields=(mode unit_sectors slots slots_bad relocated pending read_errors write_errors reads_recovered
-	writes_recovered reads_redirected writes_redirected commits metadata_errors activity)
+	writes_recovered reads_redirected writes_redirected commits metadata_errors activity lost_sectors)
 
 # field NAME FIELD...: words of `dmsetup status`.
 field() {
@@ -269,7 +301,7 @@ field() {
 	read -ra words < <(dmsetup status "$1")
 	for wanted in "${@:2}"; do
 		for i in "${!fields[@]}"; do
-			[[ ${fields[i]} != "$wanted" ]] || found+=("${words[i + 3]}")
+			[[ ${fields[i]} != "$wanted" ]] || found+=("${words[i + 3]:-none}")
 		done
 	done
 	echo "${found[*]}"
@@ -284,6 +316,26 @@ soon() {
 	done
 }
 idle() { soon expect idle field "$1" activity; }
+
+# sys DEVICE: its directory in sysfs.
+sys() { echo "/sys/dev/block/$((0x$(stat -c %t "$1"))):$((0x$(stat -c %T "$1")))"; }
+
+# queue NAME ATTRIBUTE: of the request queue of /dev/mapper/NAME.
+queue() { cat "$(sys "/dev/mapper/$1")/queue/$2"; }
+
+# sent NAME: how many reads and how many writes (write-zeroes are writes, flushes are neither) the device-mapper device NAME was
+# sent and has answered so far, successfully or not.
+sent() { awk '{ print $1, $5 }' "$(sys "/dev/mapper/$1")/stat"; }
+
+# costs READS WRITES NAME COMMAND [ARG...]: the command succeeds, and sends NAME at most so many.
+costs() {
+	local before after
+	read -ra before < <(sent "$3")
+	"${@:4}"
+	read -ra after < <(sent "$3")
+	echo "$3: $((after[0] - before[0])) reads, $((after[1] - before[1])) writes; at most $1, $2"
+	((after[0] - before[0] <= $1 && after[1] - before[1] <= $2))
+}
 
 # slot_of NAME SECTOR: the number of the slot; slot_at SPARE SLOT: the sector of SPARE that a slot begins at.
 slot_of() { message "$1" query "$2" | awk '{ print $3 }'; }

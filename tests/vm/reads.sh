@@ -5,7 +5,7 @@
 . /host/lib.sh
 kinds=(null error flakey)
 [[ ! -e $kunit ]] || kinds+=(dust) # the debug kernel has it
-plan $((4 * ${#kinds[@]} + 14))
+plan $((4 * ${#kinds[@]} + 15))
 
 main=16384
 disk base 8
@@ -147,8 +147,16 @@ create r /dev/mapper/main /dev/spare unit_sectors 8
 once() {
 	bad base 1001
 	has 1000 8
+	idle r
+	not moved 1000
 }
-check "a read within a unit that fails once succeeds" once
+check "a read within a unit that fails once with an I/O error succeeds, and that is all" once
+twice() {
+	bad base 1001
+	bad base 1005
+	has 1000 8
+}
+check "one within a unit that fails twice succeeds" twice
 check "its unit is moved in the background" moved 1000
 several() {
 	bad base 1101

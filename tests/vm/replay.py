@@ -556,10 +556,11 @@ def replay_states(worker, states, base, log, steps, work):
 
 def main():
     failures = Failures()
-    # The spare's first and last block are blank; the rest is garbage, so that reading what was not written shows.
+    # The spare's first and last MiB are blank; the rest is garbage, so that reading what was not written shows.
     base = dm.memory((MAIN + SPARE) * dm.SECTOR)
     spare = MAIN * dm.SECTOR
-    base[spare + 4096:-4096] = b"never written " * ((len(base) - spare - 8192) // 14) + bytes((len(base) - spare - 8192) % 14)
+    rest = SPARE * dm.SECTOR - 2 * MIB
+    base[spare + MIB:-MIB] = (b"never written " * (rest // 14 + 1))[:rest]
     fd = os.open("/dev/base", os.O_RDWR | os.O_DIRECT)
     for at in range(0, len(base), MIB):
         os.pwrite(fd, memoryview(base)[at:at + MIB], at)

@@ -235,9 +235,7 @@ dmsetup remove r
 # --- No slot left
 
 few() { # SPARE_SECTORS
-	head -c 4096 /dev/zero >/run/block
-	put /run/block /dev/mapper/spare
-	put /run/block /dev/mapper/spare $(($1 - 8))
+	blank /dev/mapper/spare "$1"
 	again unit_sectors 8 spare_sectors "$1"
 }
 few 64

@@ -68,7 +68,7 @@ pub(crate) struct Spare {
     pub(crate) bounds: Bounds,
 }
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct Bounds {
     /// First sector of the region on it
     #[arg(long, value_name = "SECTOR", default_value_t = 0)]

@@ -5,13 +5,16 @@
 //! The writes and flushes of a command are noted and a part of them is done again: all that a flush
 //! made durable, and of each write since then nothing, all, or the first bytes.
 
+use crate::change;
 use crate::cli::{Bounds, Cli};
-use crate::image::{probe, Image};
+use crate::image::{probe, superblock_at, Image};
 use crate::region::{Access, Region};
 use crate::Status;
 use clap::Parser as _;
+use dm_remap::engine::format::{Cause, State, Update};
 use dm_remap::engine::geometry::BLOCK_SIZE;
 use dm_remap::engine::image::Severity;
+use dm_remap::engine::{Slot, Unit};
 use proptest::{collection::vec, prelude::*, sample::Index};
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -103,11 +106,7 @@ impl Place {
     }
 
     fn region(&self) -> Region {
-        let bounds = Bounds {
-            spare_start: 0,
-            spare_sectors: None,
-        };
-        Region::open_at(&self.path("s.img"), &bounds, Access::Read).unwrap()
+        Region::open_at(&self.path("s.img"), &Bounds::default(), Access::Read).unwrap()
     }
 
     /// What the spare holds; it must be usable.
@@ -124,6 +123,42 @@ impl Place {
             label: image.superblock().label,
             entries: entries.map(|e| (e.unit.0, e.slot.0, e.mask)).collect(),
         }
+    }
+
+    /// Its bad slots, and which sectors they lost; all must be recorded if the spare is `sound`.
+    fn bad(&self, sound: bool) -> Vec<(u32, u64)> {
+        let image = Image::read(&mut self.region()).unwrap();
+        assert!(!sound || image.findings.is_empty(), "{:?}", image.findings);
+        image.bad.iter().map(|b| (b.slot.0, b.lost)).collect()
+    }
+
+    /// The slot of `unit`, and the last slots of all.
+    fn slots(&self, unit: u64) -> (Slot, [Slot; 2]) {
+        let image = Image::read(&mut self.region()).unwrap();
+        let entry = image.entries.iter().find(|e| e.unit == Unit(unit));
+        let end = image.geometry().slots_total as u32;
+        (entry.unwrap().slot, [Slot(end - 1), Slot(end - 2)])
+    }
+
+    fn change(&self, states: &[(Slot, State)]) {
+        let image = Image::read(&mut self.region()).unwrap();
+        let cause = Cause::Write;
+        let update = |(slot, state): &(Slot, State)| Update {
+            slot: *slot,
+            state: *state,
+            cause,
+        };
+        let updates: Vec<_> = states.iter().map(update).collect();
+        let path = self.path("s.img");
+        let region = Region::open_at(&path, &Bounds::default(), Access::Write).unwrap();
+        change::records(&region, &image, &updates, 1).unwrap();
+    }
+
+    /// Whether the first blocks are a region that activation accepts: a spare, or a blank one.
+    fn is_accepted(&self, blocks: u64) -> bool {
+        let mut region = self.region();
+        region.truncate(blocks);
+        probe(&region).judge().is_ok()
     }
 
     fn is_spare(&self) -> bool {
@@ -170,6 +205,15 @@ enum Fate {
     Torn(usize),
 }
 
+impl Fate {
+    fn of_sectors(&self) -> Self {
+        match self {
+            Self::Torn(length) => Self::Torn(length / 512 * 512),
+            fate => fate.clone(),
+        }
+    }
+}
+
 /// Fates of the writes that are under way, to be tried at each point of a command.
 fn fates() -> impl Strategy<Value = Vec<Vec<Fate>>> {
     let torn = prop_oneof![1..256usize, 1..BLOCK_SIZE].prop_map(Fate::Torn);
@@ -183,7 +227,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
-    fn a_format_cut_short_leaves_no_spare_or_one_that_is_complete(
+    fn a_format_cut_short_leaves_a_complete_spare_or_what_can_be_formatted_again(
         fates in fates(), copies in 2u32..=4, used in any::<bool>(), shorter in any::<bool>(),
     ) {
         let place = if used { Place::filled(copies) } else { Place::new(BLOCKS) };
@@ -194,11 +238,18 @@ proptest! {
         let steps = place.run(&format!("{format}{length}"));
         let new = place.held();
         prop_assert!(new.entries.is_empty());
+        let blocks = superblock_at(Image::read(&mut place.region()).unwrap().geometry(), 1) + 1;
         for (done, fates) in all(&steps, &fates) {
             place.cut(&before, done, fates);
             if place.is_spare() {
                 let held = place.held();
                 prop_assert!(held == new || Some(&held) == old.as_ref());
+            }
+            if !used {
+                // A sector is written whole, or not.
+                let fates: Vec<Fate> = fates.iter().map(Fate::of_sectors).collect();
+                place.cut(&before, done, &fates);
+                prop_assert!(place.is_accepted(blocks));
             }
         }
     }
@@ -232,6 +283,32 @@ proptest! {
             prop_assert!(old.entries.iter().all(|entry| held.entries.contains(entry)));
             prop_assert!(held.entries.iter().all(|entry| new.entries.contains(entry)));
         }
+    }
+
+    #[test]
+    fn a_repair_of_records_cut_short_can_be_repeated(fates in fates(), copies in 2u32..=4) {
+        // The units of two slots, in two table blocks, have moved to slots of a third.
+        let place = Place::filled(copies);
+        let ((a, to), (b, _)) = (place.slots(5), place.slots(140));
+        let (unit_a, unit_b) = (Unit(5), Unit(140));
+        prop_assert!(a.0 / 126 < b.0 / 126 && b.0 / 126 < to[1].0 / 126);
+        place.change(&[
+            (to[0], State::Moved { unit: unit_a, mask: 1 }),
+            (to[1], State::Moved { unit: unit_b, mask: 0 }),
+            (b, State::Entry { unit: unit_b, mask: 1 }),
+        ]);
+        let (before, held) = (place.bytes(), place.held());
+        prop_assert!(held.entries.contains(&(5, to[0].0, 1)));
+        prop_assert!(held.entries.contains(&(140, to[1].0, 0)));
+        let bad = [(a.0, 0), (b.0, 1)];
+        let steps = place.run("repair s.img --yes --backup a.backup");
+        prop_assert_eq!((&place.held(), place.bad(true)), (&held, bad.to_vec()));
+        for (done, fates) in all(&steps, &fates) {
+            place.cut(&before, done, fates);
+            prop_assert_eq!((&place.held(), place.bad(false)), (&held, bad.to_vec()));
+        }
+        place.run("repair s.img --yes --backup b.backup");
+        prop_assert_eq!((&place.held(), place.bad(true)), (&held, bad.to_vec()));
     }
 
     #[test]
