@@ -9,10 +9,10 @@ HARMLESS = {
     "__fentry__", "__x86_return_thunk",
     "dm_per_bio_data", "dm_accept_partial_bio", "dm_bio_get_target_bio_nr",
     "bio_endio", "bio_associate_blkg", "queue_work_on",
-    "__srcu_read_lock", "__srcu_read_unlock",
     # Helpers of the kernel crate: one atomic operation or load each, or one end of an RCU section.
     "rust_helper_rcu_read_lock", "rust_helper_rcu_read_unlock", "rust_helper_atomic64_add",
     "rust_helper_atomic64_read_acquire", "rust_helper_atomic_ptr_read_acquire", "rust_helper_atomic_i8_read",
+    "rust_helper_atomic64_read", "rust_helper_atomic64_try_cmpxchg",
 }
 
 

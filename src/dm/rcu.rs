@@ -61,7 +61,7 @@ impl Version {
             }
         };
         fence();
-        // SAFETY: As in `Bits::word`.
+        // SAFETY: As in `peek`.
         let version = unsafe { (&raw const self.0).cast::<usize>().read_volatile() };
         fence();
         Stamp(version)
@@ -71,6 +71,14 @@ impl Version {
     pub(crate) fn bump(&self) -> Stamp {
         Stamp(self.0.fetch_add(1, Full).wrapping_add(1))
     }
+}
+
+/// What `word` holds: a relaxed load in one instruction, where `Atomic::load` is a call of a C helper. Any context.
+#[inline(always)]
+pub(crate) fn peek(word: &Atomic<u64>) -> u64 {
+    // SAFETY: `Atomic` has the layout of what it holds, and a volatile read of an aligned word is a relaxed load
+    // (`READ_ONCE`).
+    unsafe { core::ptr::from_ref(word).cast::<u64>().read_volatile() }
 }
 
 /// Bits that are clear at first and set one by one, looked at from any context without a lock.
@@ -111,10 +119,7 @@ impl Bits {
     /// The word that has bit `index`. One load.
     #[inline(always)]
     fn word(&self, index: u64) -> Option<u64> {
-        let word = self.words.get((index >> 6) as usize)?;
-        // SAFETY: `Atomic` has the layout of what it holds, and a volatile read of an aligned word is a
-        // relaxed load (`READ_ONCE`). `Atomic::load` is a call of a C helper.
-        Some(unsafe { core::ptr::from_ref(word).cast::<u64>().read_volatile() })
+        self.words.get((index >> 6) as usize).map(peek)
     }
 
     /// Whether bit `index` is clear at this moment; `false` past the end, and if the bits are hidden. Any context.
@@ -123,13 +128,11 @@ impl Bits {
     #[inline(always)]
     pub(crate) fn is_clear(&self, index: u64) -> bool {
         let at = (index >> 6) as usize;
-        // SAFETY: As in `word`.
+        // SAFETY: As in `peek`.
         let shown = unsafe { (&raw const self.shown).cast::<usize>().read_volatile() };
-        // SAFETY: By the invariant there are so many words; otherwise as in `word`.
-        at < shown && unsafe {
-            let word = self.words.as_ptr().add(at).cast::<u64>().read_volatile();
-            word.wrapping_shr(index as u32) & 1 == 0
-        }
+        // SAFETY: By the invariant there are so many words.
+        let word = |at| peek(unsafe { &*self.words.as_ptr().add(at) });
+        at < shown && word(at).wrapping_shr(index as u32) & 1 == 0
     }
 
     /// The first set bit of `from..=to`. Any context.
@@ -273,7 +276,7 @@ impl<E: Copy> RcuSliceCell<E> {
     #[inline]
     pub(crate) fn read<'a>(&'a self, _guard: &'a rcu::Guard) -> &'a [E] {
         let header = if cfg!(target_arch = "x86_64") {
-            // SAFETY: As in `Bits::word`. x86 orders the loads behind this one by itself.
+            // SAFETY: As in `peek`. x86 orders the loads behind this one by itself.
             unsafe { (&raw const self.0).cast::<*mut Header>().read_volatile() }
         } else {
             self.0.load(Acquire)

@@ -35,7 +35,7 @@ mod units;
 mod vitals;
 
 use crate::dm::{
-    Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
+    peek, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
     Mapped, NoIo, Op, Queue, Refused, Setup, Stamp, Status, Stop, Target,
     TargetHandle, TargetInfo, TextWriter, Version,
 };
@@ -171,7 +171,7 @@ pub(crate) struct Remap {
     block: u32,
     writable: bool,
     /// The table is writable, and nothing is to be watched about writes ([`Remap::be_careful`]).
-    plain_writes: Atomic<bool>,
+    plain_writes: Atomic<u64>,
     /// The spare was blank when the table was loaded, and nothing speaks against formatting it.
     may_format: bool,
     counters: Counters,
@@ -291,7 +291,7 @@ impl Remap {
         let (sector, count) = (bio.sector(), bio.sectors());
         let counter = match bio.op() {
             Op::Read => &this.counters.reads_redirected,
-            Op::Write if this.plain_writes.load(Relaxed) => &this.counters.writes_redirected,
+            Op::Write if peek(&this.plain_writes) != 0 => &this.counters.writes_redirected,
             _ => return this.map_slowly(bio, stamp),
         };
         let guard = rcu::read_lock();
@@ -448,7 +448,7 @@ impl Remap {
             let is_careful = || self.cache.has_failed() || self.vitals.is_watching();
             let careful = is_careful();
             self.plain_writes
-                .store(self.writable && !careful, Release);
+                .store(u64::from(self.writable && !careful), Release);
             // Fully ordered.
             self.entries.hide(careful);
             // Who changes the reason meanwhile may have been overtaken here.
@@ -645,7 +645,7 @@ impl Target for Remap {
                 geometry,
                 block,
                 writable,
-                plain_writes: Atomic::new(*writable),
+                plain_writes: Atomic::new(u64::from(*writable)),
                 may_format: found.is_none(),
                 counters: Counters {
                     read_errors: Counter::new(),

@@ -375,7 +375,7 @@ impl Remap {
         }
         match self.write_to_new_slot(bio, part, bits, error) {
             // Main was not asked, for its neighbours' sake; it is now.
-            Err(_) if !steps.asks() => self
+            Err(_) if !steps.asks() && writing.ask_after_all() => self
                 .write_main(bio, Piece { skip: part.skip, count: part.count })
                 .check(),
             done => done,

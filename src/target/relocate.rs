@@ -76,7 +76,7 @@ struct Source<'a> {
     blocks: &'a dyn Fn(u64) -> Grid,
     /// The sectors of the unit.
     wanted: u64,
-    /// The first failure is to be the last: some of it is known to be bad.
+    /// The second failure is to be the last: some of it is known to be bad, and has cost failures enough.
     cautious: bool,
 }
 
@@ -91,7 +91,7 @@ impl Remap {
     ) -> Result<u64, NotCopied> {
         let retries = self.retries();
         let mut budget = match source.cautious {
-            true => 1,
+            true => 2,
             false => Reading::budget_of_copy(retries),
         };
         let (mut left, mut done, mut pass) = (source.wanted, 0, 0);
