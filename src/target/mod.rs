@@ -767,6 +767,7 @@ impl Target for Remap {
                 .activate(&this.entries, this.writable, this.may_format)?;
             // The table before this one may have written to slots. If the spare does not answer now, a flush asks it.
             let _ = this.flush_spare();
+            this.find_good_place();
             this.loaded.store(true, Relaxed);
         }
         Ok(())

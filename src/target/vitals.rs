@@ -27,6 +27,8 @@ use kernel::{
 const TRIP: u32 = 8;
 /// Places on main, one of which is tried if the one that last worked does not any more.
 const PLACES: u64 = 16;
+/// From one of them to the next: far away.
+const STRIDE: u64 = 7;
 
 struct Probe {
     /// A physical block's room.
@@ -192,6 +194,12 @@ impl Remap {
         }
     }
 
+    /// Looks for a place where main can be read, before anything has failed: at most two commands. May sleep.
+    pub(super) fn find_good_place(&self) {
+        let mut probe = self.vitals.probe.lock();
+        let _ = self.probe_main(&mut probe) || self.probe_main(&mut probe);
+    }
+
     /// Leaves the mode `tripped` if main answers. One command. May sleep.
     pub(super) fn rearm_if_main_answers(&self) {
         let answered = self.probe_main(&mut self.vitals.probe.lock());
@@ -208,7 +216,7 @@ impl Remap {
         match self.main.read(main, self.block, &mut probe.buffer) {
             Ok(()) => true,
             Err(status) if self.is_bad(status) => {
-                probe.place = (probe.place + 1) % PLACES;
+                probe.place = (probe.place + STRIDE) % PLACES;
                 let next = self.geometry.main_sectors / PLACES * probe.place;
                 self.vitals.worked(next);
                 false

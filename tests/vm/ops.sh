@@ -24,7 +24,8 @@ flush() {
 }
 check "a flush reaches main, and not the spare, which has nothing to make durable" flush 0
 to_slot() {
-	# The first write makes the slot, and is durable; the second goes there, and is not.
+	# The first two put all of the unit into its slot, and are durable; the third goes there, and is not.
+	put /run/data /dev/mapper/r 1024
 	put /run/data /dev/mapper/r 1024
 	put /run/data /dev/mapper/r 1024
 	flush 1
