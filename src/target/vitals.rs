@@ -137,6 +137,7 @@ impl Remap {
         let asked = vitals.begun.load(Acquire);
         let mut probe = vitals.probe.lock();
         if probe.number <= asked {
+            self.look_elsewhere(unit);
             probe.number = vitals.begun.fetch_add(1, Full).wrapping_add(1);
             probe.answered = (0..places).any(|_| self.probe_main(&mut probe));
         }
@@ -151,6 +152,17 @@ impl Remap {
             }
         }
         probe.answered
+    }
+
+    /// Sees to it that a probe does not read what has just failed, nor its neighbours.
+    fn look_elsewhere(&self, unit: Unit) {
+        const NEAR: u64 = 2048;
+        let (failed, length) = (self.geometry.unit_start(unit), self.geometry.main_sectors);
+        if self.vitals.good.load(Relaxed).abs_diff(failed) < NEAR.min(length / 4) {
+            // The other end of main.
+            let last = length / PLACES * (PLACES - 1);
+            self.vitals.worked(if failed < length / 2 { last } else { 0 });
+        }
     }
 
     /// Whether `unit`, which could not be read, is bad, and not all of main: it failed with `status`. `may_ask`: another

@@ -308,7 +308,7 @@ readers() {
 		get /dev/mapper/r "$2" 8 >/run/reader.$n 2>/dev/null &
 		pids+=($!)
 	done
-	soon expect "$1" inflight r || done=-100
+	soon expect "$1" inflight r >/dev/null || done=-100
 	dmsetup resume spare
 	for ((n = 0; n < $1; n++)); do
 		! wait "${pids[n]}" || done=$((done + 1))

@@ -4,7 +4,7 @@
 # kernels: stock debug
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 72
+plan 78
 
 main=32768
 scsi 16 physblk_exp=3 lbpws=1
@@ -194,16 +194,45 @@ straddling() { # 4 sectors of one physical block, two whole ones, 4 of the next
 }
 check "a write that begins and ends within bad blocks: what it has is read back, the rest are errors" straddling
 
-# --- Errors that do not come back
+# --- Main is asked whether it answers where it does
 
 disarm
 dmsetup remove r
 dmsetup remove main
 dmsetup remove failing
-remove_disk spare
 rmmod scsi_debug
+disk base 8
+first_read() { # LAST: all up to it is bad, and nothing was read or written before.
+	blank /dev/spare
+	create r /dev/base /dev/spare unit_sectors 8
+	bad base 0 "$1"
+	run fails_with "No data available" get /dev/mapper/r 0 8
+	((status)) || run expect "0 pending 0" list r
+	dmsetup remove r
+	return "$status"
+}
+first_write() { # LAST
+	blank /dev/spare
+	create r /dev/base /dev/spare unit_sectors 8
+	bad base 0 "$1"
+	part /run/new 0 8 >/run/io
+	run put /run/io /dev/mapper/r 0
+	((status)) || run same /run/io /dev/mapper/r 0
+	dmsetup remove r
+	return "$status"
+}
+for last in 0 7 9999; do
+	check "the first thing read, of a main bad from 0 to $last: pending" first_read $last
+	good base 0 16383
+	check "the first thing written: in a slot" first_write $last
+	good base 0 16383
+done
+remove_disk base
+
+# --- Errors that do not come back
+
+blank /dev/spare
 disk once 8 badblocks_once=1
-disk spare 4
 put /run/model /dev/once
 create r /dev/once /dev/spare unit_sectors 8
 unmoved() {

@@ -199,16 +199,16 @@ slots=${slots#*/}
 fills() {
 	local n
 	mark
-	bad base 0 8191
-	for ((n = 0; n < slots; n++)); do put /run/data /dev/mapper/r $((8 * n)); done
+	bad base 8192 16383
+	for ((n = 0; n < slots; n++)); do put /run/data /dev/mapper/r $((8192 + 8 * n)); done
 	expect full field r mode
 	says "mode is now full"
 	(($(log | grep -c "sector .*relocated") < slots))
 }
 check "full is told, and many lines about sectors are not" fills
 not_full() {
-	good base 0 7
-	message r restore 0 8
+	good base 8192 8199
+	message r restore 8192 8
 	dmsetup suspend r
 	dmsetup resume r
 	says "mode is now active"
@@ -348,6 +348,8 @@ lost() {
 	bad base $((main + $(slot_at /dev/mapper/spare "$(slot_of r 800)") + 2)) \
 		$((main + $(slot_at /dev/mapper/spare "$(slot_of r 800)") + 4))
 	not get /dev/mapper/r 800 8 >/dev/null
+	# What was not tried when it was copied counts until it is read.
+	expect "802-804" unreadable /dev/mapper/r 800 8 /run/model
 	expect "active 3" field r mode lost_sectors
 	message r reset
 	expect "active 3" field r mode lost_sectors

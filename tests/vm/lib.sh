@@ -323,7 +323,7 @@ sys() { echo "/sys/dev/block/$((0x$(stat -c %t "$1"))):$((0x$(stat -c %T "$1")))
 # queue NAME ATTRIBUTE: of the request queue of /dev/mapper/NAME.
 queue() { cat "$(sys "/dev/mapper/$1")/queue/$2"; }
 
-# sent NAME: how many reads and how many writes (write-zeroes are writes, flushes are neither) the device-mapper device NAME was
+# sent NAME: how many reads and how many writes (write-zeroes and flushes are writes) the device-mapper device NAME was
 # sent and has answered so far, successfully or not.
 sent() { awk '{ print $1, $5 }' "$(sys "/dev/mapper/$1")/stat"; }
 
