@@ -1053,7 +1053,9 @@ mod tests {
         f.send(0);
         f.used_up();
         assert!(Raw(f.bio()).stamp() != DONE);
-        assert!(matches!(f.end_bio(Status::IOERR).defer(&queue), Ended::Deferred(q) if q == queue.as_ptr()));
+        assert!(
+            matches!(f.end_bio(Status::IOERR).defer(&queue), Ended::Deferred(q) if q == queue.as_ptr())
+        );
         let bio = Raw(f.bio());
         // SAFETY: The target lives as long as the fixture.
         let ti = unsafe { TargetInfo::from_raw(&mut *f.ti) };

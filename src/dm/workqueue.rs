@@ -88,8 +88,7 @@ impl Queue {
         // SAFETY: An `Arc` points to a valid value.
         let work = unsafe { Work::raw_get(T::raw_get_work(ptr)) };
         // SAFETY: By `HasDelayedWork` the work is the field of a `delayed_work` that was initialised with the value.
-        let was_pending =
-            unsafe { cancel_delayed_work(container_of!(work, delayed_work, work)) };
+        let was_pending = unsafe { cancel_delayed_work(container_of!(work, delayed_work, work)) };
         if was_pending {
             // SAFETY: As in `cancel`.
             drop(unsafe { Arc::from_raw(ptr) });

@@ -380,7 +380,6 @@ impl Patch {
             self.unasked.saturating_add(1)
         };
     }
-
 }
 
 /// Different units in a row whose writes main failed, before it is watched whether it takes any.

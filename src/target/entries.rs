@@ -290,13 +290,7 @@ impl Entries {
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
     /// as the version, is where reads will look for it. `pending`: they look at main for units that have no sector
     /// in a slot, too. Any context.
-    pub(super) fn is_on_main(
-        &self,
-        stamp: Stamp,
-        sector: u64,
-        count: u32,
-        pending: bool,
-    ) -> bool {
+    pub(super) fn is_on_main(&self, stamp: Stamp, sector: u64, count: u32, pending: bool) -> bool {
         let (mut at, mut left) = (sector, count);
         let guard = rcu::read_lock();
         while left > 0 {

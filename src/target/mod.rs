@@ -36,8 +36,8 @@ mod vitals;
 
 use crate::dm::{
     peek, Args, Claim, DeferredBio, Device, DeviceVisitor, EndBio, Ended, IoBuffer, Limits, MapBio,
-    Mapped, NoIo, Op, Queue, Refused, Setup, Stamp, Status, Stop, Target,
-    TargetHandle, TargetInfo, TextWriter, Version,
+    Mapped, NoIo, Op, Queue, Refused, Setup, Stamp, Status, Stop, Target, TargetHandle, TargetInfo,
+    TextWriter, Version,
 };
 use crate::engine::{
     args::{BadOn, TableLine},
@@ -468,7 +468,8 @@ impl Remap {
             Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
             None => {
                 let asks = self.asks_again();
-                self.entries.is_on_main(stamp, bio.sector(), bio.sectors(), asks)
+                self.entries
+                    .is_on_main(stamp, bio.sector(), bio.sectors(), asks)
             }
         }
     }

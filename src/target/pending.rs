@@ -138,7 +138,8 @@ impl Remap {
         }
         for unit in locked.units() {
             if let Some(entry) = self.entries.get(*unit) {
-                let _ = updates.push_within_capacity(self.update_of(&entry, Self::cause_of(&entry)));
+                let _ =
+                    updates.push_within_capacity(self.update_of(&entry, Self::cause_of(&entry)));
             }
         }
         if !self.store.commit(updates) {
@@ -197,11 +198,7 @@ impl Remap {
 
     /// Drops the pending entries of `batch` that `is_right`, whose units nobody is busy with: they are free on the spare
     /// before they are in memory. Returns how many; `None` if the spare cannot be written. May sleep.
-    fn drop_pending(
-        &self,
-        batch: &mut Batch,
-        is_right: impl Fn(&Entry) -> bool,
-    ) -> Option<usize> {
+    fn drop_pending(&self, batch: &mut Batch, is_right: impl Fn(&Entry) -> bool) -> Option<usize> {
         let Batch { units, updates } = batch;
         updates.clear();
         let locked = self.units.try_lock_each(units);
@@ -216,7 +213,10 @@ impl Remap {
         }
         if !self.store.commit(updates) {
             // A replica may say so: the spare is to say again what memory does.
-            locked.units().iter().for_each(|unit| self.commit_later(*unit));
+            locked
+                .units()
+                .iter()
+                .for_each(|unit| self.commit_later(*unit));
             return None;
         }
         for unit in locked.units() {

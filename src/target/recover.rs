@@ -329,8 +329,7 @@ impl Remap {
             return self.write_to_slot(bio, part, entry, error);
         }
         let sector = self.main_sector(part.unit, part.offset());
-        let blocks = self
-            .blocks_of_main(sector.wrapping_sub(part.skip.into()));
+        let blocks = self.blocks_of_main(sector.wrapping_sub(part.skip.into()));
         let mut steps = writing.unit(part.skip, part.skip + part.count, blocks);
         let mut bits = 0;
         while let Some(step) = steps.next() {
@@ -376,7 +375,13 @@ impl Remap {
         match self.write_to_new_slot(bio, part, bits, error) {
             // Main was not asked, for its neighbours' sake; it is now.
             Err(_) if !steps.asks() && writing.ask_after_all() => self
-                .write_main(bio, Piece { skip: part.skip, count: part.count })
+                .write_main(
+                    bio,
+                    Piece {
+                        skip: part.skip,
+                        count: part.count,
+                    },
+                )
                 .check(),
             done => done,
         }

@@ -388,9 +388,8 @@ impl Remap {
             // What is not tried now is asked for when it is read, if that is how it shall be.
             cautious: unreadable != 0 && self.asks_again(),
         };
-        let put = |offset, count, buffer: &mut IoBuffer| {
-            self.put_in_slot(slot, offset, count, buffer)
-        };
+        let put =
+            |offset, count, buffer: &mut IoBuffer| self.put_in_slot(slot, offset, count, buffer);
         let lost = has & !self.copy(&source, &mut buffer, put)?;
         // It may be the whole spare that does not answer.
         if lost != 0 && !self.store.answers(&mut buffer) {
@@ -416,7 +415,12 @@ impl Remap {
 
     /// Reads `bio`, which is for the sectors `bits` of `unit`, some of which were lost when it came: it may be that the
     /// slot which had them can be read again. Then they are lost no more. At most one command fails. May sleep.
-    pub(super) fn read_lost(&self, bio: &DeferredBio<'_>, unit: Unit, bits: u64) -> Result<(), Status> {
+    pub(super) fn read_lost(
+        &self,
+        bio: &DeferredBio<'_>,
+        unit: Unit,
+        bits: u64,
+    ) -> Result<(), Status> {
         let _guard = self.units.lock(unit);
         let mut skip = 0;
         let mut left = bits;
@@ -558,11 +562,7 @@ impl Remap {
             return false;
         }
         for (first, count) in runs(self.geometry.unit_mask(old.unit)) {
-            if self
-                .main
-                .read(main(first), count, &mut mover.unit)
-                .is_err()
-            {
+            if self.main.read(main(first), count, &mut mover.unit).is_err() {
                 return false;
             }
         }

@@ -768,7 +768,11 @@ impl Store {
         match done {
             Ok(()) if failed => {
                 *failing &= !bit;
-                pr_info!("{}: metadata replica {} can be written again\n", self.name(), copy);
+                pr_info!(
+                    "{}: metadata replica {} can be written again\n",
+                    self.name(),
+                    copy
+                );
             }
             Ok(()) => (),
             Err(status) => {

@@ -149,7 +149,10 @@ mod entries_tests {
         }
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)) == Some(entry));
-        assert!(!entries.is_on_main(Stamp::LAST, 49, 1, true) && entries.is_on_main(Stamp::LAST, 52, 1, true));
+        assert!(
+            !entries.is_on_main(Stamp::LAST, 49, 1, true)
+                && entries.is_on_main(Stamp::LAST, 52, 1, true)
+        );
         let written = Entry {
             mask: 0b1011,
             lost: 0b100,
@@ -294,7 +297,10 @@ mod stress_tests {
             check(1, !fixed || found.is_some())?;
             check(2, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
             check(3, !fixed || !entries.is_healthy(sector, 8))?;
-            check(4, !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, true))?;
+            check(
+                4,
+                !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, true),
+            )?;
             check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
 
             let guard = rcu::read_lock();

@@ -46,8 +46,7 @@ impl UnitLocks {
     pub(super) fn try_lock(&self, unit: Unit) -> Option<UnitGuard<'_>> {
         let mut busy = self.busy.lock();
         let is_busy = busy.iter().any(|(from, to)| *from <= unit && unit <= *to);
-        (!is_busy && busy.push_within_capacity((unit, unit)).is_ok())
-            .then(|| UnitGuard(self, unit))
+        (!is_busy && busy.push_within_capacity((unit, unit)).is_ok()).then(|| UnitGuard(self, unit))
     }
 
     /// Locks those of `units` that nobody holds, and leaves only them in the list. As [`Self::try_lock`].

@@ -161,7 +161,8 @@ impl Remap {
         if self.vitals.good.load(Relaxed).abs_diff(failed) < NEAR.min(length / 4) {
             // The other end of main.
             let last = length / PLACES * (PLACES - 1);
-            self.vitals.worked(if failed < length / 2 { last } else { 0 });
+            self.vitals
+                .worked(if failed < length / 2 { last } else { 0 });
         }
     }
 
