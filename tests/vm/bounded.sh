@@ -1,7 +1,7 @@
 #!/bin/bash
 # What a bad sector costs: how many failing commands a disk is sent, on one with physical blocks of 4 KiB and logical ones of 512
 # bytes. Counted on the device that the bad sectors are.
-# kernels: stock debug
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 78
