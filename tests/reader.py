@@ -68,12 +68,25 @@ class Superblock(Header):
         self.areas = areas[:self.copies]
         last = self.spare // 8 - 1
         ordered = sorted(self.areas)
-        if (not 0 < self.main < 2**63 or self.spare % 8 or self.spare >= 2**63 or not self.blocks
+        if (not 0 < self.main < 2**63 or self.spare % 8 or self.spare >= 2**63 or not 0 < self.blocks <= 2**26
                 or not 0 < self.slots <= min(2**32 - 1, self.blocks * RECORDS)
                 or self.data < 8 or self.data % self.unit or self.data + self.slots * self.unit > last * 8
                 or ordered[0] < 1 or ordered[-1] + self.blocks > last
                 or any(b < a + self.blocks for a, b in zip(ordered, ordered[1:]))):
             raise Damaged("impossible layout")
+
+
+def blank_or_refused(block):
+    if not any(block):
+        return
+    try:
+        header = Header(block, b"RMAPTABL")
+        records = [struct.unpack_from("<16xI", block, 64 + 32 * index) for index in range(RECORDS)]
+        if header.version == 1 and header.generation == 1 and not any(state for state, in records):
+            return
+    except Damaged:
+        pass
+    raise Refused("neither blank nor a spare")
 
 
 def superblock(read, blocks):
@@ -91,10 +104,8 @@ def superblock(read, blocks):
         except Damaged as error:
             why.append(f"superblock {copy}: {error}")
     if all(blank):
-        for number in (1, blocks - 2) if blocks > 3 else ():
-            magic, generation = struct.unpack_from("<8s32xQ", read(number))
-            if magic == b"RMAPTABL" and generation > 1:
-                raise Refused("both superblocks are zero, and a table that was in use is there")
+        for number in {*range(min(blocks, 256)), *range(max(blocks - 256, 0), blocks)}:
+            blank_or_refused(read(number))
         sys.exit(3)
     if not found:
         raise Refused("; ".join(why))
@@ -127,30 +138,54 @@ def table(read, s):
                 yield number, index, record
 
 
+class Slot:
+    """What a record says of its slot."""
+
+    def __init__(self, number, mask, state):
+        self.number, self.mask, self.state = number, mask, state
+
+
+def settle(unit, slots):
+    """The entry of a unit; and its bad slots, all of its slots being given."""
+    entries = [slot for slot in slots if slot.state != 2]
+    bad = [slot for slot in slots if slot.state == 2]
+    if len(entries) == 2 and {slot.state for slot in entries} == {1, 3}:
+        old, entry = sorted(entries, key=lambda slot: slot.state)
+        bad.append(Slot(old.number, old.mask & ~entry.mask, 2))
+    elif len(entries) > 1:
+        raise Refused(f"unit {unit}: slots {[slot.number for slot in entries]}")
+    else:
+        entry = entries[0] if entries else None
+    lost = 0
+    for slot in bad:
+        if slot.mask and not entry:
+            raise Refused(f"unit {unit}: lost sectors and no entry")
+        mask = slot.mask and slot.mask & ~entry.mask
+        if lost & mask:
+            raise Refused(f"unit {unit}: a sector lost twice")
+        lost |= mask
+    return entry, bad, lost
+
+
 def lines(read, s, everything):
-    units, bad, lost = {}, [], {}
+    units = {}
     for number, index, (unit, mask, state, _, _) in table(read, s):
         slot = number * RECORDS + index
         start = s.data + slot * s.unit
         have = min(s.unit, s.main - unit * s.unit)
-        if (state > 2 or slot >= s.slots or have <= 0 or mask >> have
+        if (state > 3 or slot >= s.slots or have <= 0 or mask >> have
                 or any(start < 8 * (a + s.blocks) and 8 * a < start + s.unit for a in s.areas)):
             raise Refused(f"table block {number}, record {index}: impossible")
-        if state == 2:
-            bad.append(f"bad {slot} {mask:x}")
-            if mask:
-                lost[unit] = lost.get(unit, 0) | mask
-            continue
-        if unit in units:
-            raise Refused(f"unit {unit}: two slots, {units[unit][0]} and {slot}")
-        units[unit] = slot, mask, have
-    if orphans := lost.keys() - units.keys():
-        raise Refused(f"unit {min(orphans)}: lost sectors and no entry")
-    for unit, (slot, mask, have) in sorted(units.items()):
-        state = "pending" if not mask else "relocated" if mask == (1 << have) - 1 else "partial"
-        line = f"{unit * s.unit} {state} {slot} {mask:x}"
-        yield f"{line} {lost.get(unit, 0) & ~mask:x}" if everything else line
-    yield from bad if everything else ()
+        units.setdefault(unit, []).append(Slot(slot, mask, state))
+    bad = {}
+    for unit, (entry, failed, lost) in [(unit, settle(unit, slots)) for unit, slots in sorted(units.items())]:
+        bad |= {slot.number: slot.mask for slot in failed}
+        if entry:
+            whole = (1 << min(s.unit, s.main - unit * s.unit)) - 1
+            state = "pending" if not entry.mask else "relocated" if entry.mask == whole else "partial"
+            line = f"{unit * s.unit} {state} {entry.number} {entry.mask:x}"
+            yield f"{line} {lost:x}" if everything else line
+    yield from (f"bad {slot} {mask:x}" for slot, mask in sorted(bad.items()) if everything)
 
 
 def main():

@@ -41,6 +41,11 @@ fn what_is_not_blank_is_named_and_kept() {
         (70_000, b"x", "unknown data (byte 70000 is not zero)"),
         (4095, b"x", "unknown data (byte 4095 is not zero)"),
         (409_599, b"x", "unknown data (byte 409599 is not zero)"),
+        (
+            4096,
+            b"RMAPTABL",
+            "the table of a spare of dm-remap (byte 4096)",
+        ),
     ] {
         let place = Place::new();
         place.blank("s.img", 100);

@@ -96,7 +96,7 @@ fn a_block_without_a_valid_replica_is_named_and_the_rest_is_repaired() {
 fn impossible_records_are_named_with_their_reason() {
     let place = Place::new();
     type Spoil = fn(&mut Image);
-    let cases: [(&str, Spoil); 5] = [
+    let cases: [(&str, Spoil); 8] = [
         ("table block 1, record 4: unit past the end of main", |i| {
             i.set_entry(130, 1 << 13, 1)
         }),
@@ -113,6 +113,22 @@ fn impossible_records_are_named_with_their_reason() {
                 i.set(7, State::Bad { unit, lost: 1 }, Cause::Read, 0);
             },
         ),
+        (
+            "unit 700: slots 1 and 3, which failed, claim the same sector",
+            |i| {
+                let unit = Unit(700);
+                i.set(3, State::Bad { unit, lost: 0x80 }, Cause::Read, 0);
+            },
+        ),
+        ("unit 100: has two slots, 2 and 131", |i| {
+            let (unit, mask) = (Unit(100), 1);
+            i.set(2, State::Moved { unit, mask }, Cause::Read, 0);
+            i.set(131, State::Moved { unit, mask }, Cause::Read, 0);
+        }),
+        ("table block 0, record 9: unknown state", |i| {
+            i.set_entry(9, 4, 1);
+            i.tables[0][64 + 32 * 9 + 16] = 4;
+        }),
         ("slot inside a metadata area", |i| {
             let slot = i.geometry.reserved().next().unwrap();
             i.set_entry(slot.0, 7, 1);
@@ -128,6 +144,171 @@ fn impossible_records_are_named_with_their_reason() {
         place.run(&import).failed(2, why);
         assert!(place.image() == image.bytes());
     }
+}
+
+/// Slot 300 has taken the place of slot 18, which served unit 900 with mask 9, and slot 301 that of slot 140; the
+/// records of 18 and 140 do not say so yet.
+fn replaced() -> Image {
+    let mut image = sample();
+    let moved = |unit, mask| {
+        let unit = Unit(unit);
+        State::Moved { unit, mask }
+    };
+    image.set_entry(140, 77, 0xff);
+    image.set(300, moved(900, 8), Cause::Write, 1_800_000_000);
+    image.set(301, moved(77, 0xff), Cause::Write, 1_800_000_000);
+    // This one is done.
+    let bad = State::Bad {
+        unit: Unit(5),
+        lost: 2,
+    };
+    image.set(20, bad, Cause::Write, 1_800_000_000);
+    image.set(302, moved(5, 1), Cause::Write, 1_800_000_000);
+    image.seal(5);
+    image
+}
+
+#[test]
+fn a_replaced_slot_that_is_not_recorded_as_bad_is_named_and_repair_records_it() {
+    let place = Place::new();
+    let bytes = replaced().bytes();
+    place.write("s.img", &bytes);
+    let check = || place.run(&["check", "s.img"]);
+    for why in [
+        "unit 900: slot 18 was replaced, and is not yet recorded as bad",
+        "unit 77: slot 140 was replaced, and is not yet recorded as bad",
+        "usable; 2 records can be repaired",
+    ] {
+        check().failed(1, why);
+    }
+    // Each unit once, where it is now.
+    let dump = place.dump("s.img");
+    let of_unit = |unit: u64| {
+        let entries = dump["entries"].as_array().unwrap().iter();
+        let entries: Vec<_> = entries.filter(|e| e["unit"] == unit).collect();
+        assert_eq!(entries.len(), 1);
+        let word = |name: &str| entries[0][name].as_str().unwrap().to_string();
+        (
+            entries[0]["slot"].as_u64().unwrap(),
+            word("mask"),
+            word("lost"),
+        )
+    };
+    assert_eq!(of_unit(900), (300, "8".into(), "1".into()));
+    assert_eq!(of_unit(77), (301, "ff".into(), "0".into()));
+    assert_eq!(of_unit(5), (302, "1".into(), "2".into()));
+    let bad = |dump: &serde_json::Value| {
+        let bad = dump["bad_slots"].as_array().unwrap().iter();
+        let bad = bad.map(|b| {
+            (
+                b["slot"].as_u64().unwrap(),
+                b["lost"].as_str().unwrap().into(),
+            )
+        });
+        bad.collect::<Vec<(u64, String)>>()
+    };
+    let all_bad =
+        [(1, "81"), (18, "1"), (20, "2"), (140, "0")].map(|(slot, lost)| (slot, lost.into()));
+    assert_eq!(bad(&dump), all_bad);
+    assert_eq!(dump["findings"][0]["severity"], "mendable");
+    assert_eq!(dump["superblock"]["slots_bad"], 4);
+    // It can be read, and is not written before it is repaired.
+    let lost = ["export", "s.img", "--format", "sectors", "--which", "lost"];
+    assert!(place.run(&lost).ok().contains("7200"));
+    place.run(&["label", "s.img", "x"]).ok();
+    let bytes = place.image();
+    place
+        .run(&["import", "s.img", "-", "--format", "sectors"])
+        .failed(1, "dmremap repair");
+    place.run(&["repair", "s.img"]).failed(4, "--yes");
+    assert!(place.image() == bytes);
+
+    let repair = ["repair", "s.img", "--yes", "--backup", "b"];
+    let said = place.run(&repair).ok();
+    assert!(said.contains("sound"), "{said}");
+    check().ok();
+    let after = place.dump("s.img");
+    assert_eq!(
+        (&after["entries"], bad(&after)),
+        (&dump["entries"], all_bad.into())
+    );
+    place.run(&["repair", "s.img", "--undo", "b", "--yes"]).ok();
+    assert!(place.image() == bytes);
+
+    // With damage to a replica of the same block, and of another one.
+    let mut damaged = bytes;
+    for (copy, number) in [(1, 0), (2, 3)] {
+        let at = replaced().geometry.table_sector(copy, number) as usize * 512;
+        damaged[at + 70] ^= 1;
+    }
+    place.write("s.img", &damaged);
+    check().failed(1, "usable; 2 copies and 2 records can be repaired");
+    place
+        .run(&["repair", "s.img", "--yes", "--backup", "c"])
+        .ok();
+    assert_eq!(place.dump("s.img"), after);
+    place.run(&["repair", "s.img", "--undo", "c", "--yes"]).ok();
+    assert!(place.image() == damaged);
+}
+
+#[test]
+fn nothing_is_recorded_in_a_table_that_contradicts_itself() {
+    let place = Place::new();
+    let mut image = replaced();
+    image.set_entry(141, 100, 1);
+    image.seal(6);
+    place.write("s.img", image.bytes());
+    let why = "unit 100: has two slots, 2 and 141";
+    let repair = ["repair", "s.img", "--yes", "--backup", "b"];
+    place.run(&["check", "s.img"]).failed(2, why);
+    place.run(&repair).failed(2, why);
+    assert!(place.image() == image.bytes());
+    assert!(!place.path("b").exists());
+    // Nor if another contradiction in it is ended.
+    let mut bytes = image.bytes();
+    let mut other = replaced();
+    other.set_entry(141, 100, 1);
+    other.set_entry(260, 102, 1);
+    other.seal(6);
+    let at = image.geometry.table_sector(1, 2) as usize * 512;
+    bytes[at..at + BLOCK].copy_from_slice(&other.tables[2]);
+    place.write("s.img", &bytes);
+    let prefer = [&repair[..], &["--prefer", "0"]].concat();
+    place.run(&prefer).failed(2, why);
+    assert!(place.image() == image.bytes());
+}
+
+#[test]
+fn a_growing_spare_takes_moved_entries_along() {
+    let place = Place::new();
+    let mut image = sample();
+    let (unit, mask) = (Unit(901), 6);
+    image.set(
+        301,
+        State::Moved { unit, mask },
+        Cause::Write,
+        1_800_000_000,
+    );
+    image.seal(6);
+    let mut bytes = image.bytes();
+    bytes.resize(800 * BLOCK, 0);
+    place.write("s.img", &bytes);
+    let bounds = ["--spare-sectors", "3840"];
+    let before = place
+        .run(&[&["dump", "s.img", "--json"], &bounds[..]].concat())
+        .ok();
+    let before: serde_json::Value = serde_json::from_str(&before).unwrap();
+    place.run(&["grow", "s.img", "--yes"]).ok();
+    place.run(&["check", "s.img"]).ok();
+    assert_eq!(place.dump("s.img")["entries"], before["entries"]);
+    // With one that is not recorded, it is repaired first.
+    let mut bytes = replaced().bytes();
+    bytes.resize(800 * BLOCK, 0);
+    place.write("s.img", &bytes);
+    place
+        .run(&["grow", "s.img", "--yes"])
+        .failed(1, "dmremap repair");
+    assert!(place.image() == bytes);
 }
 
 #[test]

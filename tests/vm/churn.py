@@ -44,7 +44,7 @@ KINDS = {
     "suspend noflush": 5, "suspend nolockfs": 5, "suspend noflush nolockfs": 5, "suspend with dirty pages": 2, "interrupted suspend": 1,
     "remove refused: open": 2, "remove refused: open and suspended": 2, "remove while suspended": 2, "remove with a loaded table": 2,
     "create refused": 1, "load refused": 10, "preresume failed": 2, "remove after preresume failed": 1, "resumed after preresume failed": 1,
-    "remap": 2, "mark": 2, "restore": 2, "forget": 1, "query": 2, "list": 2, "check": 2, "sync": 2, "set": 2, "reset": 2, "help": 2, "message refused": 2, "message refused: suspended": 0,
+    "remap": 2, "mark": 2, "restore": 2, "forget": 1, "query": 2, "list": 2, "check": 2, "sync": 2, "set": 2, "reset": 2, "help": 2, "message refused": 2,
     "main gone": 2, "spare gone": 2, "load refused: spare gone": 1, "stalled spare": 2, "slow spare": 2, "bad sectors": 10, "read-only": 1,
     "formatted": 1, "rmmod refused": 2, "rmmod": 1, "modprobe": 1, "compared": 5,
     "writes": 200, "reads": 100, "writes that failed": 1, "reads that failed": 1,
@@ -417,7 +417,7 @@ class Process:
             text = kind
         if self.suspended and (kind in counts or kind == "check"):
             # Another table may be about to take this one's place.
-            self.refused("message refused: suspended", (E.EBUSY,), dm.message, self.name, text)
+            self.refused("message refused", (E.EBUSY,), dm.message, self.name, text)
             return
         error, _ = attempt(text, may, dm.message, self.name, text)
         if not error:

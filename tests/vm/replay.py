@@ -5,6 +5,11 @@ what reached a medium. The log has a write once it is durable: at once if it was
 after it completed; so a prefix of it is a disk whose cache was lost. What the workload was told goes into the log as
 marks, which are therefore behind the writes that they speak of.
 
+After each round's writes, slots fail, too: sectors of the spare become `error` segments. The table block of such a slot
+has no free one left, so another table block gets the record of the slot that takes its place, and the commits in between
+are states like any other. Sectors that are lost with a slot can be read in the replay, where nothing fails: so those, too,
+must be what they were.
+
 Then the log is replayed onto another device, and at each state that ends in a flush or FUA write the target is
 activated there, and read back:
 
@@ -43,6 +48,8 @@ RAW = 4 * 2048  # main's first quarter, for raw writes; the rest is ext4's
 UNIT = 8
 WRITES = int(sys.argv[1]) if len(sys.argv) > 1 else 250  # in each of two rounds
 WORKERS = os.cpu_count()
+REPLACED = max(3, WRITES // 20)  # slots in each round that fail a write, and as many that fail a read
+PER_BLOCK = 126  # records in a table block
 CHUNK = 64 << 10
 IDLE = f"0 {MAIN} error"  # the table between activations
 
@@ -76,6 +83,7 @@ class Workload:
         self.flushes = []  # the ops that a flush made durable
         self.files = collections.defaultdict(list)  # name: (version, id of its mark)
         self.errors = []
+        self.slots_bad = []  # sectors of the spare (first, end)
         self.chance = random.Random(4)
 
     @staticmethod
@@ -166,6 +174,71 @@ class Workload:
         except OSError as error:
             self.errors.append(f"messages: {error}")
 
+    @staticmethod
+    def listed():
+        """Of each unit's first sector with an entry: its slot and mask."""
+        words = (line.split() for line in dm.message("r", "list").splitlines())
+        return {int(first): (int(slot), int(mask, 16)) for first, _, slot, mask in words}
+
+    def fill(self, block):
+        """Takes all free slots up to table block `block`: for entries without a sector, at the end of the raw part."""
+        known = {slot for slot, _ in self.listed().values()}
+        for first in range(RAW - 16 * UNIT, 0, -16 * UNIT):
+            dm.message("r", f"mark {first} {16 * UNIT}")
+            # A slot is free only behind the one that was given out last.
+            given = {slot for slot, _ in self.listed().values()} - known
+            if any(slot // PER_BLOCK > block for slot in given):
+                break
+
+    def replace(self, device, log, bad):
+        """Makes slots fail, one after the other, on a write or a read, when their table block has no free slot."""
+        c = self.chance
+        with open("/dev/base", "rb") as file:
+            file.seek(MAIN * dm.SECTOR + 112)
+            slots_at, = struct.unpack("<Q", file.read(8))
+        raw = [b for b in bad if b[1] <= RAW]
+        has_data = {first: slot for first, (slot, mask) in self.listed().items()
+                    if mask and any(f <= first and first + UNIT <= e for f, e in raw)}
+        block = collections.Counter(slot // PER_BLOCK for slot in has_data.values()).most_common(1)[0][0]
+        self.fill(block)
+        chosen = [first for first, slot in has_data.items() if slot // PER_BLOCK == block]
+        chosen = c.sample(chosen, min(len(chosen), 2 * REPLACED))
+        fd = os.open(device, os.O_RDWR | os.O_DIRECT)
+        aio = dm.Aio(fd, 1)
+        buffer = dm.memory(UNIT * dm.SECTOR)
+
+        def write(first, end):
+            version = len(self.ops)
+            self.ops.append((first, end))
+            data = b"".join(dm.sector(s, version) for s in range(first, end))
+            buffer[:len(data)] = data
+            aio.submit(memoryview(buffer)[:len(data)], first * dm.SECTOR, True, version)
+            if aio.reap() != [(version, len(data))]:
+                self.errors.append(f"write {version} of {first} to {end}, whose slot fails")
+            self.mark(f"d{version}")
+
+        for turn, unit in enumerate(chosen):
+            slot, mask = self.listed()[unit]
+            has = [offset for offset in range(UNIT) if mask >> offset & 1]
+            offset = c.choice(has)
+            first = slots_at + slot * UNIT + offset
+            self.slots_bad.append((first, first + c.randrange(1, UNIT - offset + 1)))
+            dm.reload("spare", *dm.holes(log, MAIN, SPARE, self.slots_bad))
+            if turn % 2:
+                try:
+                    os.preadv(fd, [memoryview(buffer)[:dm.SECTOR]], (unit + offset) * dm.SECTOR)
+                    self.errors.append(f"read of {unit + offset}, whose slot fails: no error")
+                except OSError:
+                    pass
+            else:
+                if turn > 1:
+                    # Lost sectors make each state take longer: not many at a time.
+                    write(chosen[turn - 1], chosen[turn - 1] + UNIT)
+                write(unit + c.randrange(offset + 1), unit + c.randrange(offset + 1, UNIT + 1))
+            if self.listed()[unit][0] == slot:
+                self.errors.append(f"unit {unit} still has slot {slot}, which fails")
+        os.close(fd)
+
     def run(self):
         log = dm.create("log", f"0 {MAIN + SPARE} log-writes /dev/base /dev/log")
         spare = dm.create("spare", f"0 {SPARE} linear {log} {MAIN}")
@@ -188,8 +261,10 @@ class Workload:
             for thread in threads:
                 thread.start()
             self.raw(remap, bad, WRITES)
-            for thread in threads:
+            for thread in threads[1:]:
                 thread.join()
+            self.replace(remap, log, bad)
+            threads[0].join()
             dm.umount("/mnt")
             status = dm.status("r")
             print(f"# {' '.join(status)}  {time.monotonic() - start:.1f} s", flush=True)
@@ -226,8 +301,9 @@ def read_log(log):
 
 
 def new_entries(log, steps):
-    """How many records became entries because of errors, by the table blocks in the log."""
-    known, count = {}, 0
+    """How many records became entries because of errors, and how many took the place of another table block's, by the
+    cause (1: a read, 2: a write); by the table blocks in the log."""
+    known, count, moved = {}, 0, collections.Counter()
     for step in steps:
         if step.count != 8 or bytes(log[step.at:step.at + 8]) != b"RMAPTABL":
             continue
@@ -235,9 +311,10 @@ def new_entries(log, steps):
         records = [struct.unpack_from("<QQII8x", log, step.at + 64 + 32 * i) for i in range(126)]
         before, old = known.get(block, (0, [(0, 0, 0, 0)] * 126))
         if generation > before:
-            count += sum(o[2] != 1 and r[2] == 1 and r[3] in (1, 2) for o, r in zip(old, records))
+            count += sum(o[2] not in (1, 3) and r[2] == 1 and r[3] in (1, 2) for o, r in zip(old, records))
+            moved.update(r[3] for o, r in zip(old, records) if o[2] != 3 and r[2] == 3)
             known[block] = generation, records
-    return count
+    return count, moved
 
 
 # ---- The replay
@@ -367,6 +444,8 @@ class Replay:
         if not self.activate(how == "ro"):
             self.deactivate()
             return
+        lost = dm.status(self.name)[-1] != "0"
+        self.number["with lost sectors"] += lost
         self.read_raw(self.remap)
         entries = dm.message(self.name, "list").splitlines()
         if len(entries) != self.judged[1]:
@@ -389,7 +468,11 @@ class Replay:
         self.deactivate()
         if how == "rw":
             self.judge(0)
-            self.restore_metadata()
+            # Lost sectors that could be read are in the unit's slot now.
+            if lost:
+                self.restore()
+            else:
+                self.restore_metadata()
         elif how != "ro":
             self.restore()
 
@@ -572,7 +655,7 @@ def main():
         failures.note("the workload sees no error", error)
     log = dm.read_all("/dev/log")
     steps = read_log(log)
-    entries = new_entries(log, steps)
+    entries, moved = new_entries(log, steps)
     print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.count)} writes, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA", flush=True)
 
     start = time.monotonic()
@@ -605,12 +688,15 @@ def main():
     points = number["points"]
     print(f"# {points} of {states} states of {number['covered']} flush and FUA points, {number['torn']} torn metadata writes"
           f" ({number['torn together']} with another), {number['partly cached']} with a part of the cache, {number['judged']} times dmremap check, {number['fs']} times the file system,"
-          f" {sum(1 for s in steps if s.mark and s.mark[0] in 'dfe')} acknowledgements, {entries} new entries from errors;"
+          f" {sum(1 for s in steps if s.mark and s.mark[0] in 'dfe')} acknowledgements, {entries} new entries from errors,"
+          f" slots replaced across table blocks: {moved[2]} by writes, {moved[1]} by reads, {number['with lost sectors']} states with lost sectors;"
           f" {time.monotonic() - start:.1f} s", flush=True)
 
     enough = {
         f"at least {least} {what} ({got})": got >= least for least, what, got in (
             (WRITES * 6 // 5, "new entries from errors", entries),
+            (REPLACED, "slots replaced across table blocks by writes", moved[2]),
+            (REPLACED, "slots replaced across table blocks by reads", moved[1]),
             (WRITES * 2, "states at a flush or FUA write", points),
             (WRITES * 2 // 5, "torn metadata writes", number["torn"]),
         )

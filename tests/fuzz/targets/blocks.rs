@@ -55,6 +55,7 @@ fn is_sound(block: &Block, copy: u64) -> bool {
         && word(block, 40) != u64::MAX
         && (1..1 << 32).contains(&slots)
         && tables * 126 >= slots
+        && tables <= 1 << 26
         && data_start >= 8
         && data_start % unit == 0
         && ends_before_last(data_start + slots * unit)
@@ -177,6 +178,14 @@ pub(super) fn table_block_generation(block: &Block, uuid: &[u8; 16], number: u64
     valid.then(|| word(block, 40))
 }
 
+/// Whether it is a table block of any spare as formatting makes it: docs/format.md, section 6, point 2.
+pub(super) fn is_unused_table(block: &Block) -> bool {
+    is_intact(block, b"RMAPTABL")
+        && half(block, 12) == 1
+        && word(block, 40) == 1
+        && (0..126).all(|index| half(block, 80 + 32 * index) == 0)
+}
+
 /// What record `index` of table block `number` says, if it may: docs/format.md, section 6, point 4.
 pub(super) fn state(block: &Block, number: u64, index: usize, g: &Geometry) -> Option<State> {
     let at = 64 + 32 * index;
@@ -190,6 +199,10 @@ pub(super) fn state(block: &Block, number: u64, index: usize, g: &Geometry) -> O
         2 => State::Bad {
             unit: Unit(unit),
             lost: mask,
+        },
+        3 => State::Moved {
+            unit: Unit(unit),
+            mask,
         },
         _ => return None,
     };

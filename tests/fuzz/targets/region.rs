@@ -2,18 +2,20 @@
 
 //! Whole images.
 
-use super::blocks::{state, superblock_generation, table_block_generation};
-use super::sample::{sample, seal, set_word, Sample};
+use super::blocks::{is_unused_table, state, superblock_generation, table_block_generation};
+use super::sample::{sample, seal, set_word, word, Sample};
 use super::take;
 use crate::image::crc32c;
 use dm_remap::engine::entries::{lost_of, Entry, Loss};
 use dm_remap::engine::format::{update_superblock, Block, State};
 use dm_remap::engine::geometry::BLOCK_SIZE;
-use dm_remap::engine::image::{ends, read_table, settle, Finding, Found, Seen, Severity, Standing};
+use dm_remap::engine::image::{
+    ends, read_table, settle, Finding, Found, Seen, Settled, Severity, Standing,
+};
 use dm_remap::engine::slots::SlotMap;
-use dm_remap::engine::{Refusal, Slot};
+use dm_remap::engine::{Refusal, Slot, Unit};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A sample with some blocks replaced.
 struct Region {
@@ -30,6 +32,10 @@ struct Judged {
     findings: Vec<Finding>,
     entries: Vec<Entry>,
     losses: Vec<Loss>,
+    /// Slots that are to be recorded as bad.
+    replaced: Vec<Loss>,
+    /// What the records say.
+    records: Vec<(Slot, State)>,
     /// Replicas that are to be as others: from, to.
     mends: Vec<(u64, u64)>,
 }
@@ -93,6 +99,15 @@ impl Region {
         }
     }
 
+    /// docs/format.md, section 6, point 2.
+    fn is_blank(&self) -> bool {
+        let is_zero = |at| self.get(at) == Some(&[0; BLOCK_SIZE]);
+        let is_near = |at: &u64| *at < 256 || *at + 256 >= self.blocks;
+        let is_unused = |at| is_zero(at) || self.get(at).is_some_and(is_unused_table);
+        let ends_are_zero = is_zero(0) && is_zero(self.blocks - 1);
+        ends_are_zero && (0..self.blocks).filter(is_near).all(is_unused)
+    }
+
     /// As an activation does it, compared with docs/format.md, section 6. `None`: blank.
     fn judge(&self) -> Result<Option<Judged>, Refusal> {
         let mut room = [[0; BLOCK_SIZE]; 4];
@@ -103,11 +118,9 @@ impl Region {
             }
             None => false,
         };
-        let found = ends(&mut read, self.blocks, &mut room[0], crc32c).judge()?;
-        let Some(found) = found else {
-            for at in [0, self.blocks - 1] {
-                assert_eq!(self.get(at), Some(&[0; BLOCK_SIZE]), "not blank");
-            }
+        let found = ends(&mut read, self.blocks, &mut room[0], crc32c).judge();
+        assert_eq!(found == Ok(None), self.is_blank());
+        let Some(found) = found? else {
             return Ok(None);
         };
         let g = &found.superblock.geometry;
@@ -173,21 +186,32 @@ impl Region {
         assert_eq!(fatal.collect::<Vec<_>>(), bad);
 
         let (mut entries, mut losses) = (Vec::new(), Vec::new());
-        for (slot, state) in records {
+        let mut replaced = Vec::new();
+        for (slot, state) in records.iter().copied() {
             match state {
                 State::Entry { unit, mask } => entries.push(Entry::new(unit, slot, mask)),
+                State::Moved { unit, mask } => entries.push(Entry {
+                    held: true,
+                    ..Entry::new(unit, slot, mask)
+                }),
                 State::Bad { unit, lost: mask } if mask != 0 => {
                     losses.push(Loss { unit, mask, slot })
                 }
                 _ => (),
             }
         }
-        settle(&mut entries, &losses, &mut |finding| findings.push(finding));
+        let stay = settle(&mut entries, &mut losses, &mut |seen| match seen {
+            Settled::Finding(finding) => findings.push(finding),
+            Settled::Replaced(loss) => replaced.push(loss),
+        });
+        entries.truncate(stay);
         Ok(Some(Judged {
             found,
             findings,
             entries,
             losses,
+            replaced,
+            records,
             mends,
         }))
     }
@@ -212,10 +236,92 @@ impl Region {
             let block = self.get(*from).copied().map(Box::new);
             self.changed.insert(*to, block);
         }
+        if judged.is_fatal() {
+            return;
+        }
+        let g = superblock.geometry;
+        for Loss { unit, mask, slot } in judged.replaced.iter().copied() {
+            let (number, index) = (u64::from(slot.0) / 126, slot.0 as usize % 126);
+            let generation = |block: &Block| word(block, 40);
+            for copy in 0..g.areas().len() {
+                self.change(g.table_sector(copy, number) / 8, |block| {
+                    set_word(block, 8 + 4 * index, unit.0);
+                    set_word(block, 9 + 4 * index, mask);
+                    set_word(block, 10 + 4 * index, 2);
+                    set_word(block, 5, generation(block).min(u64::MAX - 2) + 1);
+                    seal(block);
+                });
+            }
+        }
     }
 }
 
 impl Judged {
+    fn is_fatal(&self) -> bool {
+        let mut findings = self.findings.iter();
+        findings.any(|f| f.severity() == Severity::Fatal)
+    }
+
+    /// Slots that were replaced, and units of which a sector is lost with two slots: docs/format.md, section 6,
+    /// point 5, unit by unit.
+    fn check_pairs(&self) {
+        let mut units: BTreeMap<Unit, Vec<(Slot, State)>> = BTreeMap::new();
+        for (slot, state) in &self.records {
+            if let State::Entry { unit, .. } | State::Moved { unit, .. } | State::Bad { unit, .. } =
+                state
+            {
+                units.entry(*unit).or_default().push((*slot, *state));
+            }
+        }
+        let (mut replaced, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        for (unit, records) in units {
+            let mut losses = Vec::new();
+            let mut old = Vec::new();
+            let mut new = Vec::new();
+            for (slot, state) in records {
+                match state {
+                    State::Entry { mask, .. } => old.push((slot, mask)),
+                    State::Moved { mask, .. } => new.push((slot, mask)),
+                    State::Bad { lost, .. } => losses.push(lost),
+                    State::Free => (),
+                }
+            }
+            let held = match (&old[..], &new[..]) {
+                (&[(slot, mask)], &[(_, held)]) => {
+                    let lost = mask & !held;
+                    replaced.insert((unit, slot, lost));
+                    losses.push(lost);
+                    held
+                }
+                ([], []) => continue,
+                _ => old
+                    .iter()
+                    .chain(&new)
+                    .fold(0, |held, (_, mask)| held | mask),
+            };
+            let claims = |bit: u32| {
+                losses
+                    .iter()
+                    .filter(|l| **l & !held & 1 << bit != 0)
+                    .count()
+            };
+            if (0..64).any(|bit| claims(bit) > 1) {
+                twice.insert(unit);
+            }
+        }
+        let found = self.replaced.iter().map(|l| (l.unit, l.slot, l.mask));
+        assert_eq!(found.collect::<BTreeSet<_>>(), replaced);
+        assert_eq!(self.replaced.len(), replaced.len());
+        let found = self.findings.iter().filter_map(|finding| match finding {
+            Finding::LostTwice { unit, slots } => {
+                assert!(slots[0] < slots[1]);
+                Some(*unit)
+            }
+            _ => None,
+        });
+        assert!(found.eq(twice));
+    }
+
     /// No two entries of one unit, none in a slot that is not theirs, or a finding that says so.
     fn check(&self) {
         let units: BTreeSet<_> = self.entries.iter().map(|e| e.unit).collect();
@@ -257,13 +363,17 @@ impl Judged {
         for entry in &self.entries {
             assert!(slots.take(entry.slot), "slot {} is not free", entry.slot.0);
             if twice == 0 {
-                let lost = lost_of(&self.losses, entry.unit) & !entry.mask;
-                assert_eq!(entry.lost, lost);
+                let replaced = self.replaced.iter().filter(|l| l.unit == entry.unit);
+                let lost =
+                    replaced.fold(lost_of(&self.losses, entry.unit), |lost, l| lost | l.mask);
+                assert_eq!(entry.lost, lost & !entry.mask);
             }
             let here = entry.mask | entry.lost;
             assert_eq!(here & !g.unit_mask(entry.unit), 0);
         }
-        assert!(self.losses.iter().all(|l| slots.set_bad(l.slot)));
+        let mut bad = self.losses.iter().chain(&self.replaced);
+        assert!(bad.all(|l| slots.set_bad(l.slot)));
+        self.check_pairs();
     }
 }
 
@@ -297,20 +407,27 @@ pub fn image(mut data: &[u8]) -> bool {
         .findings
         .iter()
         .any(|f| f.severity() == Severity::Mendable)
+        || !judged.replaced.is_empty()
     {
         region.mend(&judged);
         let again = region.judge().unwrap().unwrap();
         assert_eq!(again.found.superblock, judged.found.superblock);
-        assert_eq!(
-            (&again.entries, &again.losses),
-            (&judged.entries, &judged.losses)
-        );
+        assert_eq!(again.entries, judged.entries);
+        let lost = |losses: &[Loss]| {
+            let losses = losses.iter().filter(|l| l.mask != 0);
+            let lost: BTreeSet<_> = losses.map(|l| (l.unit, l.slot, l.mask)).collect();
+            lost
+        };
+        if judged.is_fatal() {
+            assert_eq!(again.losses, judged.losses);
+        } else {
+            let all = [&judged.losses[..], &judged.replaced[..]].concat();
+            assert_eq!(lost(&again.losses), lost(&all));
+            assert!(again.replaced.is_empty());
+        }
         let mut left = judged.findings.clone();
         left.retain(|f| f.severity() != Severity::Mendable);
         assert_eq!(again.findings, left);
     }
-    !judged
-        .findings
-        .iter()
-        .any(|f| f.severity() == Severity::Fatal)
+    !judged.is_fatal()
 }

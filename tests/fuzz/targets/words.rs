@@ -73,6 +73,7 @@ fn text(message: &Message) -> String {
         Message::Remap(r) => range("remap", r),
         Message::Mark(r) => range("mark", r),
         Message::Restore(r) => range("restore", r),
+        Message::Forget(r) => range("forget", r),
         Message::Query { sector } => format!("query {sector}"),
         Message::List { from, max } => format!("list {from} {max}"),
         Message::Check => "check".into(),
@@ -99,7 +100,7 @@ pub fn message(mut data: &[u8]) -> bool {
         }
     };
     match message {
-        Message::Remap(r) | Message::Mark(r) | Message::Restore(r) => {
+        Message::Remap(r) | Message::Mark(r) | Message::Restore(r) | Message::Forget(r) => {
             assert!(r.count >= 1);
             assert!(u128::from(r.sector) + u128::from(r.count) <= length.into());
         }
@@ -113,7 +114,7 @@ pub fn message(mut data: &[u8]) -> bool {
     // What was not given is the default: one sector, a thousand entries from the first on.
     let default: &[&[u8]] = match printed[0] {
         b"list" => &[b"list", b"0", b"1000"],
-        b"remap" | b"mark" | b"restore" => &[b"", b"", b"1"],
+        b"remap" | b"mark" | b"restore" | b"forget" => &[b"", b"", b"1"],
         _ => &[],
     };
     let mut whole = plain(&given);
