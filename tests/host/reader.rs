@@ -166,7 +166,9 @@ fn records_that_contradict_each_other_are_refused_by_both() {
         false => State::Entry { unit, mask },
     };
     let bad = |lost| State::Bad { unit, lost };
-    let cases: [(&[State], Option<(&str, &str)>); 9] = [
+    // What the slots say, and why `check` and the reader refuse that.
+    type Case<'a> = (&'a [State], Option<(&'static str, &'static str)>);
+    let cases: [Case<'_>; 9] = [
         (&[entry(1, false), bad(2), bad(4)], None),
         (&[entry(2, false), bad(3), bad(6)], None),
         (&[entry(3, false), entry(1, moved), bad(4)], None),
