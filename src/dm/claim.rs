@@ -14,7 +14,14 @@ use kernel::{prelude::*, sync::global_lock};
 
 global_lock! {
     // SAFETY: Initialised by `init_claims`, which the module calls before it registers a target.
-    unsafe(uninit) static CLAIMS: Mutex<KVec<(TableId, DeviceRange)>> = KVec::new();
+    unsafe(uninit) static CLAIMS: Mutex<KVec<Claimed>> = KVec::new();
+}
+
+struct Claimed {
+    owner: TableId,
+    range: DeviceRange,
+    /// Another table of the same mapped device is about to take the owner's place.
+    superseded: bool,
 }
 
 /// Prepares the list of claims.
@@ -31,7 +38,7 @@ pub(crate) unsafe fn init_claims() {
 ///
 /// # Invariants
 ///
-/// The pair is in the list of claims, once for this object.
+/// The pair is in the list of claims, once.
 pub(crate) struct Claim(TableId, DeviceRange);
 
 impl Claim {
@@ -43,20 +50,50 @@ impl Claim {
         let mut claims = CLAIMS.lock();
         if claims
             .iter()
-            .any(|(other, r)| owner.excludes(other) && r.overlaps(&range))
+            .any(|c| owner.excludes(&c.owner) && c.range.overlaps(&range))
         {
             return Err(EBUSY);
         }
-        claims.push((owner, range), GFP_KERNEL)?;
+        let claimed = Claimed {
+            owner,
+            range,
+            superseded: false,
+        };
+        claims.push(claimed, GFP_KERNEL)?;
         // INVARIANT: Just added.
         Ok(Self(owner, range))
+    }
+
+    /// Says to the targets of other tables that have the range that they are about to be replaced: those tables are
+    /// suspended, and device-mapper will wait for messages that work on them. May sleep.
+    pub(crate) fn supersede(&self) {
+        for other in CLAIMS.lock().iter_mut() {
+            other.superseded |= other.owner != self.0 && other.range.overlaps(&self.1);
+        }
+    }
+
+    /// Whether another table is about to take this one's place. May sleep.
+    pub(crate) fn is_superseded(&self) -> bool {
+        let claims = CLAIMS.lock();
+        claims
+            .iter()
+            .any(|c| c.superseded && c.owner == self.0 && c.range == self.1)
+    }
+
+    /// This table goes on, after all. May sleep.
+    pub(crate) fn go_on(&self) {
+        for own in CLAIMS.lock().iter_mut().filter(|c| c.owner == self.0) {
+            own.superseded = false;
+        }
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         let mut claims = CLAIMS.lock();
-        let at = claims.iter().position(|c| *c == (self.0, self.1));
+        let at = claims
+            .iter()
+            .position(|c| c.owner == self.0 && c.range == self.1);
         if let Some(at) = at {
             let _ = claims.remove(at);
         }

@@ -37,11 +37,6 @@ impl Remap {
             self.complain("the table is read-only");
             return Err(EROFS);
         }
-        if changes && self.suspending.load(Acquire) {
-            // Another table may be about to take this one's place, and waits for messages.
-            self.complain("the device is suspended");
-            return Err(EBUSY);
-        }
         let done = match message {
             Message::Help => out.write_str(HELP).map_err(|_| EIO),
             Message::Query { sector } => {
@@ -82,10 +77,12 @@ impl Remap {
         pr_warn!("{}: message: {}\n", self.name(), why);
     }
 
-    /// Whether a message that takes its time is to end: the administrator interrupts it, or wants to
-    /// suspend the device, which waits for messages.
-    fn is_interrupted(&self) -> bool {
-        let interrupted = self.suspending.load(Acquire) || kernel::current!().signal_pending();
+    /// Whether a message that takes its time is to end: the administrator interrupts it, wants to suspend the device, or,
+    /// if the message began while it was suspended, gives it another table; both wait for messages.
+    fn is_interrupted(&self, was_suspended: bool) -> bool {
+        let interrupted = !was_suspended && self.suspending.load(Acquire)
+            || self.claim.is_superseded()
+            || kernel::current!().signal_pending();
         if interrupted {
             self.complain("interrupted, what is done is done");
         }
@@ -133,10 +130,11 @@ impl Remap {
     }
 
     fn remap_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let (mut relocated, mut incomplete) = (0u64, 0u64);
         for unit in (first.0..=last.0).map(Unit) {
-            if self.is_interrupted() {
+            if self.is_interrupted(was_suspended) {
                 return Err(EINTR);
             }
             let mask = self.relocate(unit, Cause::Message)?;
@@ -151,13 +149,14 @@ impl Remap {
     }
 
     fn mark_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let mut new = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
         let mut updates = KVec::with_capacity(MAX_UPDATES, GFP_KERNEL)?;
         let mut marked = 0;
         let mut from = first;
         while from <= last {
-            if self.is_interrupted() {
+            if self.is_interrupted(was_suspended) {
                 return Err(EINTR);
             }
             let to = Unit(from.0.saturating_add(MAX_UPDATES as u64 - 1)).min(last);
@@ -224,6 +223,7 @@ impl Remap {
     }
 
     fn restore_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let (mut restored, mut stay) = (0u64, 0u64);
         let mut next = first;
@@ -232,7 +232,7 @@ impl Remap {
             let Some(unit) = self.next_entry(next).filter(|unit| *unit <= last) else {
                 break;
             };
-            if self.is_interrupted() {
+            if self.is_interrupted(was_suspended) {
                 done = Err(EINTR);
                 break;
             }
@@ -248,11 +248,12 @@ impl Remap {
     }
 
     fn forget_range(&self, range: Range, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
         let (first, last) = self.units_of(range);
         let mut forgotten = 0;
         let mut next = self.next_entry(first);
         while let Some(from) = next.filter(|unit| *unit <= last) {
-            if self.is_interrupted() {
+            if self.is_interrupted(was_suspended) {
                 return Err(EINTR);
             }
             let to = Unit(from.0.saturating_add(MAX_UPDATES as u64 - 1)).min(last);
@@ -264,9 +265,10 @@ impl Remap {
     }
 
     fn check(&self, out: &mut TextWriter<'_>) -> Result {
+        let was_suspended = self.suspending.load(Acquire);
         let found = self.store.check(
             &self.entries,
-            || self.is_interrupted(),
+            || self.is_interrupted(was_suspended),
             |unit| {
                 let _guard = self.units.lock(unit);
                 let entry = self.entries.get(unit);

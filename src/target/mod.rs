@@ -176,7 +176,7 @@ pub(crate) struct Remap {
     may_format: bool,
     counters: Counters,
     ti: TargetHandle,
-    _claim: Claim,
+    claim: Claim,
 }
 
 impl_has_work! {
@@ -657,7 +657,7 @@ impl Target for Remap {
                     writes_redirected: Counter::new(),
                 },
                 ti: setup.handle(),
-                _claim: claim,
+                claim,
             }? Error),
             GFP_KERNEL,
         );
@@ -776,6 +776,7 @@ impl Target for Remap {
 
     fn resume(this: ArcBorrow<'_, Self>, _ti: &TargetInfo) {
         this.suspending.store(false, Release);
+        this.claim.go_on();
         Self::commit_next(this);
         Self::relocate_next(this);
         Self::watch_if_needed(this);
@@ -853,6 +854,8 @@ impl Target for Remap {
     }
 
     fn io_hints(this: ArcBorrow<'_, Self>, limits: &mut Limits<'_>) {
+        // Device-mapper asks when this table is about to take another one's place (`dm_swap_table`).
+        this.claim.supersede();
         // Slots are given their zeroes by ourselves if the spare can do no better.
         limits.set_write_zeroes(this.main.write_zeroes_sectors());
         // Of a polled bio that was cut, the rest is cloned with device-mapper's mark `REQ_DM_POLL_LIST` (only clones

@@ -415,10 +415,6 @@ class Process:
             return
         else:
             text = kind
-        if self.suspended and (kind in counts or kind == "check"):
-            # Another table may be about to take this one's place.
-            self.refused("message refused", (E.EBUSY,), dm.message, self.name, text)
-            return
         error, _ = attempt(text, may, dm.message, self.name, text)
         if not error:
             count(kind)
