@@ -69,6 +69,9 @@ messages() {
 		"$@" message r check
 		"$@" message r sync
 		"$@" message r restore $moved 1600
+		# From here on the slots are free again.
+		dmsetup suspend r
+		dmsetup resume r
 	done
 }
 

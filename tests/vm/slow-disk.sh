@@ -13,8 +13,9 @@ disk spare 4
 data /run/model 16384
 put /run/model /dev/base
 dmsetup create dead --table "0 $sectors error"
-dmsetup create slow --table "0 $sectors delay /dev/mapper/dead 0 200"
-# Counts; everything that it is sent takes 200 ms and fails.
+slow() { echo "0 $sectors delay /dev/mapper/dead 0 $1"; } # MS
+slow 200 | dmsetup create slow
+# Counts; everything that it is sent takes 200 ms, and fails.
 lower failing /dev/mapper/slow 0 $sectors
 lower main /dev/base 0 16384
 patch main 4096 $sectors linear /dev/mapper/failing 0
@@ -46,6 +47,8 @@ around() {
 }
 check "what lies before and behind it is read" around
 check "all of it is pending" expect 256 field r pending
+# What follows is only counted.
+slow 1 | reload slow
 pass /dev/mapper/r
 check "read again: not one more than the disk itself" at_most "$reads" "$raw_reads"
 check "after re-activation as well" eval '
