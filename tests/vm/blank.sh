@@ -2,7 +2,7 @@
 # What counts as a blank spare: zeroes in its first and last MiB. Anything else is refused, by the kernel and by the tool, and stays
 # as it was, byte for byte.
 # kernels: stock
-# shellcheck source=tests/vm/lib.sh
+# shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 
 mib=1048576 size=$((8 * 1048576))

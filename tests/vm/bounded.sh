@@ -2,7 +2,7 @@
 # What a bad sector costs: how many failing commands a disk is sent, on one with physical blocks of 4 KiB and logical ones of 512
 # bytes. Counted on the device that the bad sectors are.
 # kernels: stock (debug)
-# shellcheck source=tests/vm/lib.sh
+# shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 78
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Discards and write-zeroes are offered when main has them, whatever the spare has, and bad sectors do not make them fail.
 # kernels: stock (debug)
-# shellcheck source=tests/vm/lib.sh
+# shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 27
 mkdir -p /mnt

@@ -80,6 +80,11 @@ cell() {
 	from=$((first - 4)) length=$((count + 8)) lost=$first-$((first + count - 1))
 	begin $units
 	before=$(message r list)
+	if [[ $2 == flush ]]; then
+		# Something that the spare has to make durable.
+		part /run/model $start 64 >/run/part
+		put /run/part /dev/mapper/r $start
+	fi
 	fault "$1" spare $(($(slot_at /dev/mapper/spare "$(slot_of r $start)") + first - start)) "$count"
 	case $(is_bad "$1" && echo bad),$2 in
 	*,discard)
@@ -97,11 +102,15 @@ cell() {
 		fails_with "No data available" try read
 		expect $lost unreadable /dev/mapper/r $from $length
 		expect "active $units" field r mode slots_bad
-		heal spare
-		# What was lost is not what main has, nor what the slot had.
+		# What was lost is not what main has.
 		expect $lost unreadable /dev/mapper/r $((start - 64)) $((units * 64 + 128))
 		again
 		expect $lost unreadable /dev/mapper/r $((start - 64)) $((units * 64 + 128))
+		# It is there again when the slot can be read again.
+		heal spare
+		as_model
+		expect 0 field r lost_sectors
+		again
 		tried write
 		;;
 	*)

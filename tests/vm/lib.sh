@@ -329,12 +329,12 @@ sent() { awk '{ print $1, $5 }' "$(sys "/dev/mapper/$1")/stat"; }
 
 # costs READS WRITES NAME COMMAND [ARG...]: the command succeeds, and sends NAME at most so many.
 costs() {
-	local before after
-	read -ra before < <(sent "$3")
+	local was now
+	read -ra was < <(sent "$3")
 	"${@:4}"
-	read -ra after < <(sent "$3")
-	echo "$3: $((after[0] - before[0])) reads, $((after[1] - before[1])) writes; at most $1, $2"
-	((after[0] - before[0] <= $1 && after[1] - before[1] <= $2))
+	read -ra now < <(sent "$3")
+	echo "$3: $((now[0] - was[0])) reads, $((now[1] - was[1])) writes; at most $1, $2"
+	((now[0] - was[0] <= $1 && now[1] - was[1] <= $2))
 }
 
 # slot_of NAME SECTOR: the number of the slot; slot_at SPARE SLOT: the sector of SPARE that a slot begins at.

@@ -2,7 +2,7 @@
 # Slots are for data: what a failed read remembers of a bad sector gives way to a write that needs the slot.
 # kernels: stock (debug)
 # vm: --mem 1500
-# shellcheck source=tests/vm/lib.sh
+# shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 big=1
 [[ $VM_KERNEL == stock ]] || big=
@@ -51,7 +51,7 @@ begin() {
 	blank /dev/spare
 	create r /dev/main /dev/spare unit_sectors 8 spare_sectors 2048 "$@"
 }
-again() { dmsetup remove r && create r /dev/main /dev/spare spare_sectors 2048 "$@"; }
+again() { dmsetup remove r && create r /dev/main /dev/spare spare_sectors 2048; }
 
 # --- Reads
 
@@ -199,7 +199,7 @@ if [[ -n $big ]]; then
 	disk spare 20
 	for ((n = 0; n < 30; n++)); do bad big $((n * 16000)) $((n * 16000 + 7999)); done
 	spare=$((8 * (data_start + 4000 + 2)))
-	create r /dev/big /dev/spare unit_sectors 8 spare_sectors $spare
+	create r /dev/big /dev/spare unit_sectors 8 spare_sectors "$spare"
 	slots=$(field r slots)
 	echo "# slots: ${slots#*/}"
 	check "about 4,000 slots" eval '((${slots#*/} >= 3900 && ${slots#*/} <= 4100))'
@@ -236,7 +236,7 @@ if [[ -n $big ]]; then
 	check "and are read back" expect 3000 python3 -S /run/big.py read
 	big_again() {
 		dmsetup remove r
-		create r /dev/big /dev/spare spare_sectors $spare
+		create r /dev/big /dev/spare spare_sectors "$spare"
 		expect 3000 python3 -S /run/big.py read
 		expect "active 3000" field r mode relocated
 	}

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The spare is unplugged, or does not flush: what main has does not suffer, and no flush that needs the spare is acknowledged.
 # kernels: stock
-# shellcheck source=tests/vm/lib.sh
+# shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 32
 

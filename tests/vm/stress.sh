@@ -136,6 +136,9 @@ back() {
 	good spare 0 98303
 	expect "* units restored, 0 units stay" message r restore 0 $sectors
 	expect "" message r list
+	# They are free from the next suspend on.
+	dmsetup suspend r
+	dmsetup resume r
 	expect "0/*" field r slots
 }
 check "a sound main takes all of it back, and no slot stays in use" back

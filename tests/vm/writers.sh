@@ -161,6 +161,9 @@ good disk 0 $((sectors - 1))
 back() {
 	expect "* units restored, 0 units stay" message r restore 0 $sectors
 	expect "" message r list
+	# Their slots are free from the next suspend on.
+	dmsetup suspend r
+	dmsetup resume r
 }
 check "a sound main takes all units back" back
 check "and no slot stays in use" expect "0/*" field r slots
