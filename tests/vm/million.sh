@@ -69,7 +69,8 @@ check "a page of the list is a part of it" pages
 check "all replicas are sound" expect "* blocks: 0 stale, 0 damaged, 0 repaired" timed check message r check
 
 timed remove dmsetup remove r
-freed() { (($(memory) < before + (after - before) / 10)); }
+# Some hundred KiB stay in half-filled slabs of others; a leak of what the entries lie in would be most of it.
+freed() { (($(memory) < before + (after - before) / 5)); }
 check "the memory is free again" soon freed
 dumps() {
 	timed dump dmremap dump /dev/spare >/run/dump # succeeds if all is sound
