@@ -53,7 +53,7 @@ use kernel::{
     new_mutex,
     prelude::*,
     sync::{
-        atomic::{Acquire, Atomic, Full, Relaxed, Release},
+        atomic::{Acquire, Atomic, Relaxed, Release},
         rcu, Arc, ArcBorrow, Mutex,
     },
     time::{msecs_to_jiffies, Jiffies},
@@ -160,8 +160,9 @@ pub(crate) struct Remap {
     suspending: Atomic<bool>,
     /// The spare was opened and the entries loaded: from the first preresume on.
     loaded: Atomic<bool>,
-    /// The mode that was reported last, as a number.
-    reported: Atomic<u32>,
+    /// The mode that was reported last.
+    #[pin]
+    reported: Mutex<Mode>,
     main: Device,
     main_start: u64,
     /// What a sector of the mapped device has to have added to be one of main, with wraparound.
@@ -276,8 +277,11 @@ impl Remap {
 
     /// Tells the administrator if the mode changed. Process context, may sleep.
     fn report_mode(&self) {
+        // Locked before the mode is asked for: so what is reported last is what is so.
+        let mut reported = self.reported.lock();
         let mode = self.mode();
-        if self.reported.xchg(mode as u32, Full) != mode as u32 {
+        if *reported != mode {
+            *reported = mode;
             // Whatever else floods the log, this is to be in it.
             pr_warn!("{}: mode is now {}\n", self.name(), mode.name());
             self.ti.event();
@@ -639,7 +643,10 @@ impl Target for Remap {
                 ),
                 suspending: Atomic::new(true),
                 loaded: Atomic::new(false),
-                reported: Atomic::new(if writable { Mode::Active } else { Mode::Readonly } as u32),
+                reported <- new_mutex!(
+                    if writable { Mode::Active } else { Mode::Readonly },
+                    "dm_remap::reported"
+                ),
                 main,
                 main_start: line.main_start,
                 main_offset: line.main_start.wrapping_sub(setup.info().begin()),
