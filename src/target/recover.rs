@@ -283,7 +283,7 @@ impl Remap {
         if !this.writable {
             return;
         }
-        let _guard = this.units.lock(unit);
+        let guard = this.units.lock(unit);
         if this.entries.get(unit).is_some() {
             return;
         }
@@ -296,6 +296,8 @@ impl Remap {
             ..Entry::new(unit, slot, 0)
         };
         this.entries.add(&entry);
+        // So that the lazy sync does not find us busy with it.
+        drop(guard);
         this.report_entry(&entry, "pending");
         Self::commit_lazily(this, unit);
     }
