@@ -547,6 +547,7 @@ class Process:
         self.leaving = True
 
     def refused_tables(self):
+        self.up(False)  # a spare that is still blank would take another length
         self.anyhow()
         if not self.exists:
             self.create()
