@@ -97,7 +97,7 @@ cell() {
 		as_model
 		# What failed has entries, no unit more, no sector more; but of a MiB, past a few, main is not asked for the rest.
 		list r | grep -vxF "$before" >/run/entries
-		[[ $3 == MiB ]] && (($(wc -l </run/entries) >= units)) || expect $units eval 'wc -l </run/entries'
+		if [[ $3 == MiB ]]; then (($(wc -l </run/entries) >= units)); else expect $units eval "wc -l </run/entries"; fi
 		[[ $3 != block ]] || expect "$((first - first % 64)) partial 100000" cat /run/entries
 		mend
 		same /run/old /dev/mapper/main "$first"
