@@ -26,7 +26,6 @@ disk base 16
 data /run/data 64
 
 begin() {
-	local copy
 	blank /dev/mapper/spare
 	create r /dev/mapper/main /dev/mapper/spare unit_sectors 64
 	patch main 650 3 error

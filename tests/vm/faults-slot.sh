@@ -39,7 +39,6 @@ is_bad() { [[ " ${bad[*]} " == *" $1 "* ]]; }
 
 # begin UNITS: their data is in slots that are consecutive.
 begin() {
-	local copy
 	part /run/model $((start - 64)) $((128 + 64 * $1)) >/run/part
 	put /run/part /dev/mapper/main $((start - 64))
 	blank /dev/mapper/spare
