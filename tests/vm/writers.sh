@@ -5,7 +5,7 @@
 # all-args: 100
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 10
+plan 11
 
 modprobe dm-flakey
 seconds=$1 units=48 seed=${2:-$((SRANDOM % 10000))}
@@ -26,6 +26,8 @@ SECTORS = int(sys.argv[2])
 def content(sector, count):
     return struct.pack("<QQ", sector, count) * 32 if count else bytes(512)
 
+refused = []
+
 def read(device, buffer, sector):
     # What is marked, or lies in a bad patch, is asked once: then a fault that shows only once is an error.
     for _ in range(100):
@@ -34,6 +36,7 @@ def read(device, buffer, sector):
         except OSError as error:
             if error.errno != errno.ENODATA:
                 raise
+            refused.append(sector)
     sys.exit(f"sector {sector} stays unreadable")
 
 def compare(device, buffer, sector, count):
@@ -72,6 +75,7 @@ def job(number, seed):
         thread.join()
     with open(f"/run/job.{number}", "w") as file:
         file.writelines(f"{count}\n" for count in counts)
+    print("refused:", len(refused))
 
 if sys.argv[1].startswith("/"):
     device = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
@@ -150,6 +154,10 @@ none_failed() { # FAILED LOG...
 	(($1 == 0)) || { tail -n 20 "${@:2}" && return 1; }
 }
 check "the writers read what they wrote (seed $seed)" none_failed "$failed" /run/writer.0 /run/writer.1
+# Each such error had a read of main behind it that failed.
+explained() { (($(awk '/^refused:/ { n += $2 } END { print n + 0 }' /run/writer.?) <= $(field r read_errors))); }
+echo "# reads refused: $(cat /run/writer.? | xargs), of $(field r read_errors) that main failed"
+check "no read is refused but where main failed one" explained
 check "no message, suspend or load failed" none_failed "$churned" /run/churn
 echo "# units relocated: $(moved relocated), restored: $(moved restored); $(field r write_errors) writes failed," \
 	"writes: $(python3 /run/writers.py /dev/mapper/r $sectors || true)"
