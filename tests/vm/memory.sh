@@ -9,14 +9,14 @@ plan=6
 plan $plan
 
 # A file system, behind it units to write, and behind these units to move by messages. What was written once costs the
-# disks no more memory.
+# disks no more memory. How often anything is repeated depends on the machine, so the spare has slots for all of main.
 main=24 fs=12
 units=$((fs * 2048)) moved=$((20 * 2048)) end=$((main * 2048))
 disk main $main
-disk spare 8
+disk spare 32
 data /run/main $end
 put /run/main /dev/main
-data /run/spare 16384
+data /run/spare 65536
 put /run/spare /dev/spare
 blank /dev/spare
 for ((sector = 100; sector < units; sector += 300)); do bad main $sector $((sector + sector % 7)); done
@@ -33,8 +33,8 @@ echo $units >/run/next
 # next: sets $at to where no test has been yet.
 next() {
 	at=$(</run/next)
-	((at + 64 <= moved))
-	echo $((at + 64)) >/run/next
+	((at + 32 <= moved))
+	echo $((at + 32)) >/run/next
 }
 # Writes over sectors that have just become bad, each read back.
 new_writes() {
