@@ -3,6 +3,7 @@
 
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
+#include <linux/sched/signal.h>
 
 /* @data: in the direct mapping (kmalloc), @bio: with room for it. */
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len)
@@ -76,6 +77,27 @@ bool dmr_bdev_is_zoned(struct block_device *bdev)
 bool dmr_bdev_write_cache(struct block_device *bdev)
 {
 	return bdev_write_cache(bdev);
+}
+
+/* Returns NULL for what is no partition, or one without a UUID. */
+const char *dmr_bdev_partition_uuid(struct block_device *bdev)
+{
+	return bdev->bd_meta_info ? bdev->bd_meta_info->uuid : NULL;
+}
+
+/* @id: room for 16 bytes, @type: of enum blk_unique_id. Returns how many there are, or a negative error. */
+int dmr_bdev_unique_id(struct block_device *bdev, u8 *id, unsigned int type)
+{
+	struct gendisk *disk = bdev->bd_disk;
+
+	if (!disk->fops->get_unique_id)
+		return -EOPNOTSUPP;
+	return disk->fops->get_unique_id(disk, id, type);
+}
+
+bool dmr_fatal_signal_pending(void)
+{
+	return fatal_signal_pending(current);
 }
 
 bool dmr_ratelimit(void)

@@ -21,6 +21,9 @@ unsigned int dmr_bdev_max_discard_sectors(struct block_device *bdev);
 unsigned int dmr_bdev_write_zeroes_sectors(struct block_device *bdev);
 bool dmr_bdev_is_zoned(struct block_device *bdev);
 bool dmr_bdev_write_cache(struct block_device *bdev);
+const char *dmr_bdev_partition_uuid(struct block_device *bdev);
+int dmr_bdev_unique_id(struct block_device *bdev, u8 *id, unsigned int type);
+bool dmr_fatal_signal_pending(void);
 bool dmr_ratelimit(void);
 void dmr_init_work(struct work_struct *work, work_func_t func);
 

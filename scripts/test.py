@@ -4,7 +4,7 @@ A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in i
 
     # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
     # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 600 s); paths are relative to the project
-    # disks: 256M 64M             empty disk images /dev/vda, /dev/vdb, ..., kept from boot to boot
+    # disks: 256M 64M,scsi        empty disk images, kept from boot to boot, with what scripts/vm may be told of a disk
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
                                   SOAK=n in the environment: n times the first and then the last
@@ -102,12 +102,13 @@ def scenario(script, kernel):
     for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
         options += ["--include", str(helper)]
     images = []
-    for number, size in enumerate(header(script, "disks", [])):
+    for number, disk in enumerate(header(script, "disks", [])):
+        size, *kind = disk.split(",", 1)
         image = LOGS / f"{name}.disk{number}"
         image.unlink(missing_ok=True)
         subprocess.run(["truncate", "-s", size, image], check=True)
         images.append(image)
-        options += ["--disk", str(image)]
+        options += ["--disk", ",".join([str(image), *kind])]
     options += header(script, "vm", [])
     boots = header(script, "boots", ["0"])
     if (soak := os.environ.get("SOAK")) and len(boots) > 1:

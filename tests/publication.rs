@@ -149,7 +149,7 @@ impl Entries {
     fn new(bug: Bug, geometry: &Geometry, region: usize) -> Self {
         Self {
             bug,
-            layout: Layout::new(geometry),
+            layout: Layout::new(geometry, geometry.table_blocks),
             region,
             all: geometry.unit_mask(Unit(0)),
             filter: AtomicUsize::new(0),
@@ -350,7 +350,7 @@ const OLD: usize = 0;
 impl Target {
     fn new(bug: Bug) -> Self {
         let geometry = Geometry::plan(1 << 20, 1 << 12, 8, 2).unwrap();
-        let layout = Layout::new(&geometry);
+        let layout = Layout::new(&geometry, geometry.table_blocks);
         let region = |n| layout.place(Unit(n)).0;
         let second = (1..).find(|n| region(*n) == region(0) && layout.group_of(Unit(*n)) > 0);
         let media = || [0; 2].map(|value| Medium(AtomicUsize::new(value)));

@@ -74,6 +74,14 @@ class Superblock(Header):
                 or ordered[0] < 1 or ordered[-1] + self.blocks > last
                 or any(b < a + self.blocks for a, b in zip(ordered, ordered[1:]))):
             raise Damaged("impossible layout")
+        partition, disk, kind, length, start = struct.unpack_from("<40s16sIIQ", block, 248)
+        text = partition.rstrip(b"\0")
+        if len(text) == 40 or not all(0x20 < byte < 0x7F and not 0x41 <= byte <= 0x5A for byte in text):
+            raise Damaged("impossible UUID of main's partition")
+        known = kind in (1, 2, 3) and 0 < length <= 16 and any(disk[:length]) and not any(disk[length:])
+        if not known and (kind or length or start or any(disk)):
+            raise Damaged("impossible number of main's disk")
+        self.identity = text.decode(), disk[:length].hex(), start
 
 
 def blank_or_refused(block):
@@ -119,7 +127,8 @@ def superblock(read, blocks):
 
 def table(read, s):
     """Yields slot and record of every slot that is not free."""
-    for number in range(s.blocks):
+    in_use, number = min(s.blocks, 4), -1
+    while (number := number + 1) < in_use:
         best = None
         for area in s.areas:
             block = read(area + number)
@@ -132,6 +141,11 @@ def table(read, s):
                 best = header.generation, block
         if best is None:
             raise Refused(f"table block {number}: no valid replica")
+        more, = struct.unpack_from("<Q", best[1], 48)
+        if number + 1 == in_use and in_use < more <= s.blocks:
+            in_use = more
+        elif more:
+            raise Refused(f"table block {number}: {more} blocks in use")
         for index in range(RECORDS):
             record = struct.unpack_from("<QQIIQ", best[1], 64 + 32 * index)
             if record[2]:

@@ -100,8 +100,7 @@ impl Device {
     /// Sectors from `sector` to the end of the physical block that it lies in: 1 or more.
     pub(crate) fn physical_left(&self, sector: u64) -> u32 {
         let size = u64::from(self.physical_block().max(1));
-        // SAFETY: The block device is open as long as `self`; the field is constant.
-        let base = unsafe { (*self.bdev()).bd_start_sect };
+        let base = self.first_sector();
         // Physical blocks are powers of two, aligned on the whole disk.
         (size - (base.wrapping_add(sector) & (size - 1))) as u32
     }
@@ -128,6 +127,37 @@ impl Device {
     pub(crate) fn has_write_cache(&self) -> bool {
         // SAFETY: The block device is open as long as `self`.
         unsafe { bindings::dmr_bdev_write_cache(self.bdev()) }
+    }
+
+    /// First sector on its disk: 0 unless it is a partition.
+    pub(crate) fn first_sector(&self) -> u64 {
+        // SAFETY: The block device is open as long as `self`; the field is constant.
+        unsafe { (*self.bdev()).bd_start_sect }
+    }
+
+    /// The UUID of the partition that it is, as text: what `PARTUUID=` names. Empty: there is none.
+    pub(crate) fn partition_uuid(&self) -> &[u8] {
+        // SAFETY: The block device is open as long as `self`. What describes the partition is set before it can be opened and
+        // freed with the block device; the UUID in it is a C string that nobody changes.
+        unsafe {
+            let uuid = bindings::dmr_bdev_partition_uuid(self.bdev());
+            if uuid.is_null() {
+                return &[];
+            }
+            CStr::from_char_ptr(uuid).to_bytes()
+        }
+    }
+
+    /// The unique number of its disk, and how many bytes that has, if the driver knows one of that kind: a value of `enum
+    /// blk_unique_id`. May sleep.
+    ///
+    /// A mapped device of one target has that of the device below it.
+    pub(crate) fn unique_id(&self, kind: u32) -> Option<([u8; 16], usize)> {
+        let mut id = [0; 16];
+        // SAFETY: The block device is open as long as `self`, `id` has room for what the driver writes: 16 bytes at most.
+        let length = unsafe { bindings::dmr_bdev_unique_id(self.bdev(), id.as_mut_ptr(), kind) };
+        let length = usize::try_from(length).ok().filter(|n| *n > 0)?;
+        Some((id, length))
     }
 
     /// The range of `count` sectors from `start`, comparable with those of other devices.

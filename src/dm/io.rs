@@ -21,6 +21,19 @@ impl IoBuffer {
         Ok(Self(KVec::zeroed(len, GFP_KERNEL)?))
     }
 
+    /// Allocates `most` bytes, or half of that and so on, if there is not so much in one piece: `least` at least, a
+    /// multiple of 512. May sleep.
+    pub(crate) fn at_most(most: usize, least: usize) -> Result<Self> {
+        let mut len = most;
+        while len > least && len % 1024 == 0 {
+            if let Ok(bytes) = KVec::zeroed(len, GFP_KERNEL | __GFP_NOWARN) {
+                return Ok(Self(bytes));
+            }
+            len /= 2;
+        }
+        Self::new(len.max(least))
+    }
+
     /// Its bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.0

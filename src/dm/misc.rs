@@ -83,6 +83,12 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
+/// Whether the current process is being killed. Process context.
+pub(crate) fn is_killed() -> bool {
+    // SAFETY: No requirements.
+    unsafe { bindings::dmr_fatal_signal_pending() }
+}
+
 /// Whether one more log line is within the module's rate limit. Any context.
 pub(crate) fn log_allowed() -> bool {
     // SAFETY: No requirements.

@@ -40,7 +40,7 @@ pub(crate) use bio::{DeferredBio, EndBio, Ended, MapBio, Mapped, Op};
 pub(crate) use claim::{init_claims, Claim};
 pub(crate) use device::Device;
 pub(crate) use io::IoBuffer;
-pub(crate) use misc::{crc32c, log_allowed, random_bytes, unix_seconds, NoIo};
+pub(crate) use misc::{crc32c, is_killed, log_allowed, random_bytes, unix_seconds, NoIo};
 pub(crate) use rcu::{peek, Bits, RcuSlice, RcuSliceCell, Stamp, Version};
 pub(crate) use status::{Status, TextWriter};
 pub(crate) use target::{

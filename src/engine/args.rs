@@ -44,6 +44,8 @@ pub struct Features {
     pub pending_reads: Option<PendingReads>,
     /// Refuse a blank spare.
     pub no_format: bool,
+    /// Take a main that is not the recorded one, and record it.
+    pub rebind: bool,
 }
 
 /// A table line, without the device names (words 0 and 2).
@@ -138,11 +140,15 @@ impl Features {
     fn parse(mut words: &[&[u8]]) -> Result<Self, Refusal> {
         let mut f = Self::default();
         while let [name, rest @ ..] = words {
-            if *name == b"no_format" {
-                if f.no_format {
+            let flag = match *name {
+                b"no_format" => Some(&mut f.no_format),
+                b"rebind" => Some(&mut f.rebind),
+                _ => None,
+            };
+            if let Some(flag) = flag {
+                if core::mem::replace(flag, true) {
                     return Err(c"A feature is given twice");
                 }
-                f.no_format = true;
                 words = rest;
                 continue;
             }
@@ -218,7 +224,9 @@ impl fmt::Display for Features {
             self.read_retries.is_some(),
             self.pending_reads.is_some(),
         ];
-        let count = 2 * valued.iter().filter(|v| **v).count() + usize::from(self.no_format);
+        let flags = [self.no_format, self.rebind];
+        let given = |of: &[bool]| of.iter().filter(|given| **given).count();
+        let count = 2 * given(&valued) + given(&flags);
         if count == 0 {
             return Ok(());
         }
@@ -247,6 +255,9 @@ impl fmt::Display for Features {
         }
         if self.no_format {
             write!(f, " no_format")?;
+        }
+        if self.rebind {
+            write!(f, " rebind")?;
         }
         Ok(())
     }
@@ -287,6 +298,7 @@ mod tests {
             ("/dev/a 0 /dev/b 0 1 frobnicate", "Unknown feature"),
             ("/dev/a 0 /dev/b 0 4 bad_on io bad_on io", "twice"),
             ("/dev/a 0 /dev/b 0 2 no_format no_format", "twice"),
+            ("/dev/a 0 /dev/b 0 3 rebind no_format rebind", "twice"),
         ] {
             let error = parse(line).unwrap_err().to_str().unwrap();
             assert!(error.contains(sentence), "{line}: {error}");
@@ -298,7 +310,7 @@ mod tests {
         fn printed_features_parse_to_themselves(
             unit in proptest::option::of(0u32..=6), spare in proptest::option::of(1u64..),
             copies in proptest::option::of(2u32..=4), retries in proptest::option::of(0u32..=10),
-            choice in any::<(Option<bool>, Option<bool>, bool)>(),
+            choice in any::<(Option<bool>, Option<bool>, bool, bool)>(),
         ) {
             let features = Features {
                 unit_sectors: unit.map(|u| 1 << u),
@@ -308,6 +320,7 @@ mod tests {
                 read_retries: retries,
                 pending_reads: choice.1.map(|c| if c { PendingReads::Fail } else { PendingReads::Retry }),
                 no_format: choice.2,
+                rebind: choice.3,
             };
             let line = parse(&format!("7:1 5 7:2 6{features}")).unwrap();
             prop_assert_eq!(line, TableLine { main_start: 5, spare_start: 6, features });

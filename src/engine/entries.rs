@@ -9,11 +9,15 @@
 //! as a scratch on a platter makes them, are in different regions, no slice grows long, and a change, which
 //! makes a new slice, copies little however many entries there are.
 //!
-//! The numbers of groups and regions follow from the number of slots, that is of entries that there can be.
+//! The numbers of groups and regions follow from the number of slots whose table blocks are in use when a table is loaded, that
+//! is of entries that there can be without more of them. Entries that are added later make the filter denser and regions
+//! longer, until the next load.
 //! docs/performance.md has the comparison with other structures.
 
 use super::{geometry::Geometry, Slot, Unit};
 
+/// Slots that there is room for, at least, if there are so many: 1 MiB of filter.
+const LEAST_SLOTS: u64 = 1 << 18;
 /// Entries a region, at most, if all slots are in use and evenly spread.
 const ENTRIES_PER_REGION: u64 = 16;
 /// Bits of the filter for each slot, at least: with all slots in use one group in so many has its bit set.
@@ -139,11 +143,15 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// For a target of `geometry`, which has been checked.
-    pub fn new(geometry: &Geometry) -> Self {
+    /// For a target of `geometry`, which has been checked, with so many table blocks in use.
+    pub fn new(geometry: &Geometry, in_use: u64) -> Self {
         let units = geometry.units();
-        // A spare that is large for its main device is not to cost memory for what will not happen.
-        let entries = geometry.slots_total.min(units / UNITS_PER_ENTRY).max(1);
+        // A spare that is large, or large for its main device, is not to cost memory for what will not happen.
+        let slots = geometry
+            .slots_of(in_use)
+            .max(LEAST_SLOTS)
+            .min(geometry.slots_total);
+        let entries = slots.min(units / UNITS_PER_ENTRY).max(1);
         let times = units / entries.saturating_mul(BITS_PER_SLOT);
         let least = units
             .div_ceil(MAX_GROUPS)
@@ -515,7 +523,7 @@ mod tests {
         ) {
             let spare = spare.max(64);
             let Ok(g) = Geometry::plan((spare * times) & !63, spare, 1 << shift, 2) else { return Ok(()) };
-            let layout = Layout::new(&g);
+            let layout = Layout::new(&g, g.table_blocks);
             let unit = Unit(probe % g.units());
             let (region, key) = layout.place(unit);
             prop_assert!(region < layout.regions());
@@ -548,7 +556,7 @@ mod tests {
         ) {
             let g = Geometry::plan(1 << main, 1 << spare.min(main - 1), 1 << shift, 2);
             let Ok(g) = g else { return Ok(()) };
-            let layout = Layout::new(&g);
+            let layout = Layout::new(&g, g.table_blocks);
             prop_assert!(layout.groups() <= 1 << 32 && layout.regions() <= 1 << 27);
             for unit in [probe % g.units(), g.units() - 1] {
                 let (unit, slot) = (Unit(unit), Slot((probe % g.slots_total) as u32));
@@ -573,7 +581,7 @@ mod tests {
             ), 0..80),
         ) {
             let g = Geometry::plan(1 << 40, 1 << 20, if wide { 32 } else { 8 }, 2).unwrap();
-            let layout = Layout::new(&g);
+            let layout = Layout::new(&g, g.table_blocks);
             prop_assert_eq!(layout.stride(), if wide { 2 } else { 1 });
             let (region, first) = layout.place(Unit(start));
             let unit_at = |n: u64| layout.unit(region, (first & !layout.group_mask) + n);

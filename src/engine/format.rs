@@ -7,6 +7,7 @@
 //! field by field.
 
 use super::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK};
+use super::identity::{DiskId, IdKind, Identity, DISK_ID, PARTITION_UUID};
 use super::{Refusal, Slot, Unit};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::FromBytes as _;
@@ -40,7 +41,9 @@ struct Header {
     uuid: Uuid,
     number: U64,
     generation: U64,
-    zero: [u8; 16],
+    /// Of a table block, see [`next_in_use`].
+    next_in_use: U64,
+    zero: [u8; 8],
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -61,7 +64,12 @@ struct SuperblockOnDisk {
     created: U64,
     label: [u8; 64],
     grown_from: U64,
-    zero: [u8; 3848],
+    main_partition: [u8; PARTITION_UUID],
+    main_disk: [u8; DISK_ID],
+    main_disk_kind: U32,
+    main_disk_length: U32,
+    main_disk_start: U64,
+    zero: [u8; 3776],
 }
 
 #[derive(FromBytes, IntoBytes, KnownLayout, Immutable)]
@@ -171,6 +179,8 @@ pub struct Superblock {
     pub created: u64,
     /// The administrator's name for it, zero padded UTF-8.
     pub label: [u8; 64],
+    /// The device that it serves.
+    pub main: Identity,
 }
 
 /// Computes the checksum of `block`, its own field counted as zero.
@@ -201,7 +211,8 @@ fn header(magic: [u8; 8], uuid: Uuid, number: u64, generation: u64) -> Header {
         uuid,
         number: U64::new(number),
         generation: U64::new(generation),
-        zero: [0; 16],
+        next_in_use: U64::ZERO,
+        zero: [0; 8],
     }
 }
 
@@ -266,6 +277,9 @@ impl Superblock {
             geometry: geometry.checked().map_err(Damaged)?,
             created: s.created.get(),
             label: s.label,
+            main: s
+                .main()
+                .ok_or(Damaged(c"Superblock: impossible identity of main"))?,
         })
     }
 
@@ -299,11 +313,43 @@ impl Superblock {
         s.set_geometry(&self.geometry);
         s.created = U64::new(self.created);
         s.label = self.label;
+        s.set_main(&self.main);
         seal(block, crc32c);
     }
 }
 
 impl SuperblockOnDisk {
+    fn main(&self) -> Option<Identity> {
+        let disk = match (self.main_disk_kind.get(), self.main_disk_length.get()) {
+            (0, 0) if self.main_disk == [0; DISK_ID] && self.main_disk_start.get() == 0 => None,
+            (kind, length) => {
+                let id = DiskId::new(IdKind::of(kind)?, self.main_disk, length as usize)?;
+                let rest = self.main_disk.get(length as usize..).unwrap_or(&[]);
+                if rest.iter().any(|b| *b != 0) {
+                    return None;
+                }
+                Some((id, self.main_disk_start.get()))
+            }
+        };
+        Identity::parse(&self.main_partition, disk)
+    }
+
+    fn set_main(&mut self, main: &Identity) {
+        self.main_partition = *main.partition_field();
+        let (mut kind, mut length, mut start) = (0, 0, 0);
+        self.main_disk = [0; DISK_ID];
+        if let Some((id, at)) = &main.disk {
+            (kind, length, start) = (id.kind() as u32, id.bytes().len() as u32, *at);
+            self.main_disk
+                .iter_mut()
+                .zip(id.bytes())
+                .for_each(|(to, from)| *to = *from);
+        }
+        self.main_disk_kind = U32::new(kind);
+        self.main_disk_length = U32::new(length);
+        self.main_disk_start = U64::new(start);
+    }
+
     fn set_geometry(&mut self, g: &Geometry) {
         self.unit_sectors = U32::new(g.unit_sectors);
         self.metadata_copies = U32::new(g.copies);
@@ -360,19 +406,14 @@ pub fn read_growth(block: &Block, copy: u64, crc32c: Crc32c) -> Option<Growth> {
     (from % BLOCK_SECTORS == 0 && first > 1 && added).then_some(Growth { superblock, from })
 }
 
-/// Makes the sound superblock in `block` copy `copy` with that generation and label; all else stays,
-/// also what this version does not know.
-pub fn update_superblock(
-    block: &mut Block,
-    copy: u64,
-    generation: u64,
-    label: &[u8; 64],
-    crc32c: Crc32c,
-) {
+/// Makes the sound superblock in `block` copy `copy` with the generation, label and main of `new`; all else
+/// stays, also what this version does not know.
+pub fn update_superblock(block: &mut Block, copy: u64, new: &Superblock, crc32c: Crc32c) {
     if let Ok(s) = SuperblockOnDisk::mut_from_bytes(block) {
         s.header.number = U64::new(copy);
-        s.header.generation = U64::new(generation);
-        s.label = *label;
+        s.header.generation = U64::new(new.generation);
+        s.label = new.label;
+        s.set_main(&new.main);
         seal(block, crc32c);
     }
 }
@@ -432,6 +473,22 @@ pub fn table_generation(
         // There is none after it.
         u64::MAX => Err(c"impossible generation"),
         generation => Ok(generation),
+    }
+}
+
+/// What a table block says about how much of the table is in use.
+///
+/// The blocks that are in use form parts, which follow each other; the first is [`Geometry::first_part`]. The last block
+/// of a part says how many blocks are in use with the next part, and has 0 if there is none. All other blocks
+/// have 0.
+pub fn next_in_use(block: &Block) -> u64 {
+    TableBlockOnDisk::ref_from_bytes(block).map_or(0, |t| t.header.next_in_use.get())
+}
+
+/// Makes a table block say that with the next part so many blocks are in use, unsealed.
+pub fn set_next_in_use(block: &mut Block, in_use: u64) {
+    if let Ok(t) = TableBlockOnDisk::mut_from_bytes(block) {
+        t.header.next_in_use = U64::new(in_use);
     }
 }
 
@@ -542,6 +599,11 @@ mod tests {
             geometry: Geometry::plan(1 << 20, 1 << 16, 8, 3).unwrap(),
             created: 1_800_000_000,
             label: [0; 64],
+            main: Identity::new(
+                b"12345678-02",
+                DiskId::new(IdKind::Eui64, [0xab; DISK_ID], 8).map(|id| (id, 2048)),
+            )
+            .unwrap(),
         }
     }
 
@@ -567,6 +629,9 @@ mod tests {
             g.area_start
         );
         assert_eq!(u64_at(168), 1_800_000_000);
+        assert_eq!((&b[248..259], u64_at(280)), (&b"12345678-02"[..], 0));
+        assert_eq!((u64_at(288), u64_at(296)), (0xabab_abab_abab_abab, 0));
+        assert_eq!((u32_at(304), u32_at(308), u64_at(312)), (2, 8, 2048));
         let mut zeroed = b;
         zeroed[8..12].fill(0);
         assert_eq!(u32_at(8), crc32c::crc32c(&zeroed));
@@ -704,6 +769,27 @@ mod tests {
         }
         for at in [8, 16, 32, 48, 64, 100, BLOCK_SIZE - 1] {
             assert!(!is_unused_table(&changed(&|b| b[at] ^= 1), crc), "{at}");
+        }
+    }
+
+    #[test]
+    fn a_main_that_cannot_be_is_damage() {
+        let mut b = [0; BLOCK_SIZE];
+        for (at, byte) in [
+            (252, 0),
+            (280, b'x'),
+            (304, 4),
+            (304, 0),
+            (308, 17),
+            (308, 0),
+            (296, 1),
+            (308, 7),
+        ] {
+            superblock().write(&mut b, 0, crc);
+            b[at] = byte;
+            seal(&mut b, crc);
+            let read = Superblock::read(&b, 0, crc);
+            assert!(matches!(read, Err(Fault::Damaged(_))), "{at}: {read:?}");
         }
     }
 

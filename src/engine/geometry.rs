@@ -18,6 +18,7 @@
 //! the region ended before. What lies between the first superblock and slot 0 is not used any more.
 
 use super::{Refusal, Slot, Unit};
+use core::ops::Range;
 
 /// Size of a metadata block in bytes.
 pub const BLOCK_SIZE: usize = 4096;
@@ -37,6 +38,11 @@ pub const MAX_COPIES: u32 = 4;
 /// Some memory is allocated for each of them. This keeps it far below what can be allocated in one piece,
 /// whatever a superblock says.
 pub const MAX_TABLE_BLOCKS: u64 = 1 << 26;
+
+/// Table blocks that formatting makes.
+const FIRST_PART: u64 = 4;
+/// Most table blocks that are taken in use at a time: 1 MiB of each replica.
+const MAX_PART: u64 = 256;
 
 /// Why [`Geometry::grown`] refuses a length.
 pub const GROWS_TOO_LITTLE: Refusal =
@@ -224,6 +230,29 @@ impl Geometry {
         Ok(self)
     }
 
+    /// Table blocks in use from the beginning.
+    pub fn first_part(&self) -> u64 {
+        self.table_blocks.min(FIRST_PART)
+    }
+
+    /// Table blocks in use with one part more, if `in_use` are: as many again, or 256. `None`: all are.
+    pub fn next_part(&self, in_use: u64) -> Option<u64> {
+        let next = in_use.saturating_add(in_use.clamp(1, MAX_PART));
+        (in_use < self.table_blocks).then(|| self.table_blocks.min(next))
+    }
+
+    /// Whether `next` blocks can be in use with the part behind the first `in_use` blocks.
+    pub fn is_next_part(&self, in_use: u64, next: u64) -> bool {
+        next > in_use && next <= self.table_blocks
+    }
+
+    /// Slots that the first `in_use` table blocks describe.
+    pub fn slots_of(&self, in_use: u64) -> u64 {
+        in_use
+            .saturating_mul(RECORDS_PER_BLOCK)
+            .min(self.slots_total)
+    }
+
     /// First block of each replica in use.
     pub fn areas(&self) -> &[u64] {
         self.area_start
@@ -284,17 +313,40 @@ impl Geometry {
         })
     }
 
-    /// The slots that [`Self::is_reserved`], ascending unless areas lie otherwise.
-    pub fn reserved(&self) -> impl Iterator<Item = Slot> + '_ {
-        let slot_of = |sector: u64| sector.saturating_sub(self.data_start) >> self.unit_shift();
-        let around = move |area: &u64| {
-            let end = (area + self.table_blocks) * BLOCK_SECTORS;
-            slot_of(area * BLOCK_SECTORS)..slot_of(end).saturating_add(1).min(self.slots_total)
+    /// The slots that `area` meets.
+    fn slots_in(&self, area: u64) -> Range<u64> {
+        let from = (area * BLOCK_SECTORS).saturating_sub(self.data_start);
+        let end = (area + self.table_blocks) * BLOCK_SECTORS;
+        let to = end
+            .saturating_sub(self.data_start)
+            .div_ceil(u64::from(self.unit_sectors.max(1)));
+        (from >> self.unit_shift()).min(self.slots_total)..to.min(self.slots_total)
+    }
+
+    /// Those of the slots `of` that [`Self::is_reserved`], perhaps more than once.
+    pub fn reserved(&self, of: Range<u64>) -> impl Iterator<Item = Slot> + '_ {
+        let slots = self.areas().iter().flat_map(move |area| {
+            let slots = self.slots_in(*area);
+            slots.start.max(of.start)..slots.end.min(of.end)
+        });
+        slots.filter_map(|slot| u32::try_from(slot).ok().map(Slot))
+    }
+
+    /// Slots that can hold data: all but those reserved.
+    pub fn usable_slots(&self) -> u64 {
+        // From the first on, as a slot that two areas meet counts once.
+        let (mut end, mut reserved) = (0, 0_u64);
+        let behind = |end: u64| {
+            let slots = self.areas().iter().map(|area| self.slots_in(*area));
+            slots
+                .filter(|slots| slots.end > end)
+                .min_by_key(|slots| slots.start)
         };
-        let slots = self.areas().iter().flat_map(around);
-        slots
-            .filter_map(|slot| u32::try_from(slot).ok().map(Slot))
-            .filter(|slot| self.is_reserved(*slot))
+        while let Some(slots) = behind(end) {
+            reserved = reserved.saturating_add(slots.end.saturating_sub(slots.start.max(end)));
+            end = slots.end;
+        }
+        self.slots_total.saturating_sub(reserved)
     }
 
     /// Base-2 logarithm of `unit_sectors`.
@@ -365,6 +417,27 @@ mod tests {
             assert_eq!(why(8, copies), Some(expected), "{copies}");
         }
         assert_eq!(why(8, 2), None);
+    }
+
+    #[test]
+    fn parts_double_up_to_256_blocks_and_end_with_the_table() {
+        let g = Geometry::plan(1 << 31, 1 << 21, 8, 2).unwrap();
+        let parts = |g: Geometry| {
+            std::iter::successors(Some(g.first_part()), move |in_use| g.next_part(*in_use))
+                .collect::<std::vec::Vec<_>>()
+        };
+        let all = parts(g);
+        assert_eq!(all[..9], [4, 8, 16, 32, 64, 128, 256, 512, 768]);
+        assert_eq!(all.last(), Some(&g.table_blocks));
+        assert!(all.windows(2).all(|p| g.is_next_part(p[0], p[1])));
+        for table_blocks in 1..=4 {
+            assert_eq!(parts(Geometry { table_blocks, ..g }), [table_blocks]);
+        }
+        assert!(!g.is_next_part(8, 8) && !g.is_next_part(8, g.table_blocks + 1));
+        assert_eq!(
+            (g.slots_of(4), g.slots_of(g.table_blocks)),
+            (504, g.slots_total)
+        );
     }
 
     #[test]
@@ -439,7 +512,7 @@ mod tests {
                     let less = blank.arrange(1, g.table_blocks - 1).unwrap();
                     prop_assert!(less.slots_total > less.table_blocks * 126);
                 }
-                let mut reserved: std::vec::Vec<_> = g.reserved().collect();
+                let mut reserved: std::vec::Vec<_> = g.reserved(0..g.slots_total).collect();
                 reserved.dedup();
                 if g.slots_total < 10_000 {
                     let all = (0..g.slots_total as u32).map(Slot).filter(|s| g.is_reserved(*s));
@@ -481,8 +554,12 @@ mod tests {
                 prop_assert!(g.areas().iter().all(|area| area * 8 >= old.spare_sectors));
                 prop_assert!(g.slots_total >= old.slots_total);
                 // No slot of before is reserved; as many as there is room for are not.
-                let reserved: std::collections::BTreeSet<_> = g.reserved().collect();
+                let reserved: std::collections::BTreeSet<_> = g.reserved(0..g.slots_total).collect();
                 prop_assert!(reserved.iter().all(|slot| u64::from(slot.0) >= old.slots_total));
+                prop_assert_eq!(g.usable_slots(), g.slots_total - reserved.len() as u64);
+                let some = g.reserved(9..g.slots_total / 2).collect::<std::collections::BTreeSet<_>>();
+                let inside = |slot: &&Slot| (9..g.slots_total / 2).contains(&u64::from(slot.0));
+                prop_assert!(some.iter().eq(reserved.iter().filter(inside)));
                 let unit = u64::from(g.unit_sectors);
                 let areas = u64::from(copies) * (8 * g.table_blocks).div_ceil(unit);
                 prop_assert!((reserved.len() as u64) < areas + u64::from(copies));
@@ -503,6 +580,7 @@ mod tests {
             };
             if let Ok(g) = g.checked() {
                 g.is_reserved(Slot(slot % g.slots_total as u32));
+                let _ = (g.usable_slots(), g.reserved(0..100).count(), g.next_part(fields[0]));
                 let _ = g.grown(fields[4]);
             }
         }

@@ -18,7 +18,8 @@
 //! like a blank region.
 
 use super::format::{
-    blank_table_block, grow_superblock, seal_table_block, Block, Crc32c, Growth, Superblock, Uuid,
+    blank_table_block, grow_superblock, next_in_use, seal_table_block, Block, Crc32c, Growth,
+    Superblock, Uuid,
 };
 use super::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
 use super::image::{compare, text};
@@ -97,8 +98,10 @@ pub fn prepare<D: Disk>(
         disk.read(number, &mut block)?;
         put(disk, number, &block)?;
     }
-    for number in 0..new.table_blocks {
-        let generation = if number < old.geometry.table_blocks {
+    let mut in_use = old.geometry.first_part();
+    let mut number = 0;
+    while number < in_use.max(new.first_part()) {
+        let generation = if number < in_use {
             read_table_block(disk, old, number, &mut block, crc32c)?
         } else {
             blank_table_block(&mut block, &old.uuid, number, crc32c);
@@ -107,6 +110,10 @@ pub fn prepare<D: Disk>(
         seal_table_block(&mut block, generation + 1, crc32c);
         for copy in 0..new.areas().len() {
             disk.write(new.table_sector(copy, number) / BLOCK_SECTORS, &block)?;
+        }
+        number += 1;
+        if number == in_use && old.geometry.is_next_part(in_use, next_in_use(&block)) {
+            in_use = next_in_use(&block);
         }
     }
     disk.sync()

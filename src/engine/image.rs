@@ -9,18 +9,19 @@
 //! of the region.
 
 use super::format::{
-    is_blank, is_unused_table, is_used_table, record, record_origin, table_generation, Block,
-    Crc32c, Fault, Origin, State, Superblock,
+    is_blank, is_unused_table, is_used_table, next_in_use, record, record_origin, table_generation,
+    Block, Crc32c, Fault, Origin, State, Superblock,
 };
 use super::geometry::{Geometry, BLOCK_SECTORS, MAX_COPIES, RECORDS_PER_BLOCK};
 use super::{Refusal, Slot, Unit};
 use core::fmt;
+use core::ops::Range;
 
 mod settle;
 pub use settle::{settle, Settled};
 
-/// Reads the block of that number; `false` if it cannot be read.
-pub type Read<'a> = dyn FnMut(u64, &mut Block) -> bool + 'a;
+/// Reads the first block of a range of numbers; `false` if it cannot be read. The others may be asked for next.
+pub type Read<'a> = dyn FnMut(Range<u64>, &mut Block) -> bool + 'a;
 
 /// What is wrong with an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,13 @@ pub enum Finding {
         block: u64,
         /// What its replicas are.
         standing: [Standing; MAX_COPIES as usize],
+    },
+    /// A table block says that the table is in use where it cannot be.
+    InUse {
+        /// The table block.
+        block: u64,
+        /// How many blocks it says are in use.
+        next: u64,
     },
     /// A record says what none may say.
     Record {
@@ -170,6 +178,12 @@ impl fmt::Display for Finding {
                 }
                 Ok(())
             }
+            Self::InUse { block, next } => {
+                write!(
+                    f,
+                    "table block {block}: says that {next} blocks are in use, which cannot be"
+                )
+            }
             Self::Record { block, index, why } => {
                 write!(f, "table block {block}, record {index}: {}", text(why))
             }
@@ -254,7 +268,7 @@ impl Found {
 /// [`BLANK_BLOCKS`], no block twice.
 pub fn ends(read: &mut Read<'_>, blocks: u64, block: &mut Block, crc32c: Crc32c) -> Ends {
     let mut copy = |copy: u64, at: u64| {
-        if read(at, block) {
+        if read(at..at + 1, block) {
             (is_blank(block), Superblock::read(block, copy, crc32c))
         } else {
             (false, Err(Fault::Damaged(c"Superblock: cannot be read")))
@@ -293,7 +307,11 @@ fn is_blank_inside(
     let last = blocks.saturating_sub(1);
     let behind = blocks.saturating_sub(BLANK_BLOCKS).max(BLANK_BLOCKS);
     let mut result = Ok(());
-    for at in (1..BLANK_BLOCKS.min(last)).chain(behind..last) {
+    let ends = [1..BLANK_BLOCKS.min(last), behind..last];
+    for at in ends
+        .into_iter()
+        .flat_map(|r| r.clone().map(move |at| at..r.end))
+    {
         if !read(at, block) {
             return Err(c"Spare cannot be read in its first and last MiB");
         }
@@ -425,52 +443,106 @@ pub enum Seen<'a> {
     },
 }
 
-/// Reads all replicas of the table and calls `see` with what is there.
+/// Reads all replicas of those table blocks that are in use, and calls `see` with what is there. Returns how many are
+/// in use.
 pub fn read_table(
     superblock: &Superblock,
     read: &mut Read<'_>,
     room: &mut [Block; MAX_COPIES as usize],
     crc32c: Crc32c,
     see: &mut dyn FnMut(Seen<'_>),
-) {
+) -> u64 {
     let g = &superblock.geometry;
-    for number in 0..g.table_blocks {
-        let mut is_read = [false; MAX_COPIES as usize];
-        for ((copy, block), is_read) in (0..).zip(room.iter_mut()).zip(&mut is_read) {
-            if copy < g.areas().len() {
-                *is_read = read(g.table_sector(copy, number) / BLOCK_SECTORS, block);
-            }
-        }
-        let mut blocks = [None; MAX_COPIES as usize];
-        for ((to, block), is_read) in blocks.iter_mut().zip(room.iter()).zip(is_read) {
-            *to = is_read.then_some(block);
-        }
-        let blocks = blocks.get(..g.areas().len()).unwrap_or_default();
-        let replicas = compare(blocks, &superblock.uuid, number, crc32c);
-        let newest = replicas.newest.and_then(|copy| *blocks.get(copy)?);
-        let Some(block) = newest else {
-            see(Seen::Finding(Finding::NoReplica {
-                block: number,
-                standing: replicas.standing,
+    let mut in_use = g.first_part();
+    let mut number = 0;
+    while number < in_use {
+        let next = read_block(superblock, number..in_use, read, room, crc32c, see);
+        number += 1;
+        if number == in_use && g.is_next_part(in_use, next) {
+            in_use = next;
+        } else if next != 0 {
+            see(Seen::Finding(Finding::InUse {
+                block: number - 1,
+                next,
             }));
-            continue;
-        };
-        for (copy, standing) in replicas.standing.into_iter().enumerate() {
-            if !matches!(standing, Standing::Current | Standing::Unused) {
-                see(Seen::Finding(Finding::Replica {
-                    block: number,
-                    copy,
-                    standing,
-                }));
-            }
         }
-        see(Seen::Block {
-            number,
-            replicas: &replicas,
-            block,
-        });
-        read_records(block, number, g, see);
     }
+    in_use
+}
+
+/// How many table blocks are in use, as far as can be told by reading one replica of the last block of each part: one
+/// that is stale may say less.
+pub fn in_use(
+    superblock: &Superblock,
+    read: &mut Read<'_>,
+    block: &mut Block,
+    crc32c: Crc32c,
+) -> u64 {
+    let g = &superblock.geometry;
+    let mut in_use = g.first_part();
+    loop {
+        let last = in_use.saturating_sub(1);
+        let is_valid = (0..g.areas().len()).any(|copy| {
+            let at = g.table_sector(copy, last) / BLOCK_SECTORS;
+            read(at..at + 1, block)
+                && table_generation(block, &superblock.uuid, last, crc32c).is_ok()
+        });
+        let next = next_in_use(block);
+        if !is_valid || !g.is_next_part(in_use, next) {
+            return in_use;
+        }
+        in_use = next;
+    }
+}
+
+/// Reads the first of the table blocks `numbers`. Returns its [`next_in_use`].
+fn read_block(
+    superblock: &Superblock,
+    numbers: Range<u64>,
+    read: &mut Read<'_>,
+    room: &mut [Block; MAX_COPIES as usize],
+    crc32c: Crc32c,
+    see: &mut dyn FnMut(Seen<'_>),
+) -> u64 {
+    let g = &superblock.geometry;
+    let number = numbers.start;
+    let mut is_read = [false; MAX_COPIES as usize];
+    for ((copy, block), is_read) in (0..).zip(room.iter_mut()).zip(&mut is_read) {
+        if copy < g.areas().len() {
+            let at = |number| g.table_sector(copy, number) / BLOCK_SECTORS;
+            *is_read = read(at(number)..at(numbers.end), block);
+        }
+    }
+    let mut blocks = [None; MAX_COPIES as usize];
+    for ((to, block), is_read) in blocks.iter_mut().zip(room.iter()).zip(is_read) {
+        *to = is_read.then_some(block);
+    }
+    let blocks = blocks.get(..g.areas().len()).unwrap_or_default();
+    let replicas = compare(blocks, &superblock.uuid, number, crc32c);
+    let newest = replicas.newest.and_then(|copy| *blocks.get(copy)?);
+    let Some(block) = newest else {
+        see(Seen::Finding(Finding::NoReplica {
+            block: number,
+            standing: replicas.standing,
+        }));
+        return 0;
+    };
+    for (copy, standing) in replicas.standing.into_iter().enumerate() {
+        if !matches!(standing, Standing::Current | Standing::Unused) {
+            see(Seen::Finding(Finding::Replica {
+                block: number,
+                copy,
+                standing,
+            }));
+        }
+    }
+    see(Seen::Block {
+        number,
+        replicas: &replicas,
+        block,
+    });
+    read_records(block, number, g, see);
+    next_in_use(block)
 }
 
 /// Checks the records of table block `number` and calls `see` with those not of free slots.
@@ -503,9 +575,11 @@ fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn F
 mod tests {
     use super::super::entries::{Entry, Loss};
     use super::super::format::{
-        blank_table_block, seal_table_block, set_record, update_superblock, Cause, Update,
+        blank_table_block, seal_table_block, set_next_in_use, set_record, update_superblock, Cause,
+        Update,
     };
     use super::super::geometry::BLOCK_SIZE;
+    use super::super::identity::Identity;
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -531,6 +605,9 @@ mod tests {
     /// What an activation of an image has in memory: of each unit slot, mask and lost sectors.
     type Table = BTreeMap<u64, (u32, u64, u64)>;
 
+    /// Of the region that is damaged.
+    const BLOCKS: usize = 980;
+
     /// The metadata of a region, and what each of its blocks was before the last write.
     struct Disk {
         blocks: Vec<Block>,
@@ -540,10 +617,10 @@ mod tests {
     }
 
     impl Disk {
-        /// A region of four table blocks that has been written to a few times, with some bad slots.
+        /// A region that has been written to a few times, with some bad slots. Of its eight table blocks, seven are in use.
         fn new(copies: u32, random: &mut Random) -> Self {
-            let geometry = Geometry::plan(1 << 16, 480 * 8, 8, copies).unwrap();
-            assert_eq!(geometry.table_blocks, 4);
+            let geometry = Geometry::plan(1 << 16, BLOCKS as u64 * 8, 8, copies).unwrap();
+            assert_eq!((geometry.table_blocks, geometry.first_part()), (8, 4));
             let mut superblock = Superblock {
                 uuid: *b"0123456789abcdef",
                 generation: 1,
@@ -551,9 +628,10 @@ mod tests {
                 geometry,
                 created: 1_800_000_000,
                 label: [0; 64],
+                main: Identity::default(),
             };
             let mut disk = Self {
-                blocks: vec![[0; BLOCK_SIZE]; 480],
+                blocks: vec![[0; BLOCK_SIZE]; BLOCKS],
                 older: Vec::new(),
                 superblock: superblock.clone(),
                 table: Table::new(),
@@ -562,17 +640,30 @@ mod tests {
                 let at = disk.superblock_at(copy);
                 superblock.write(&mut disk.blocks[at], copy, crc);
             }
-            let mut tables = vec![[0; BLOCK_SIZE]; 4];
+            let mut tables = vec![[0; BLOCK_SIZE]; 8];
             for (number, block) in (0..).zip(&mut tables) {
                 blank_table_block(block, &superblock.uuid, number, crc);
             }
+            // What was left in the last one looks as if it were one.
+            let (slot, cause) = (Slot(7 * 126), Cause::Write);
+            let state = State::Entry {
+                unit: Unit(0),
+                mask: 1,
+            };
+            set_record(&mut tables[7], 0, &Update { slot, state, cause }, 0);
+            seal_table_block(&mut tables[7], 9, crc);
             for (number, block) in (0..).zip(&tables) {
                 disk.put(number, block);
             }
             disk.older = disk.blocks.clone();
             // Generation by generation, every block is written with more entries in it.
             for generation in 2..6 {
-                for (number, block) in (0..).zip(&mut tables) {
+                if generation == 3 {
+                    set_next_in_use(&mut tables[3], 5);
+                    set_next_in_use(&mut tables[4], 7);
+                }
+                let in_use = if generation == 2 { 4 } else { 7 };
+                for (number, block) in (0..).zip(&mut tables).take(in_use) {
                     for _ in 0..4 {
                         let index = random.below(100);
                         let Some(slot) = geometry.slot_at(number, index as u64) else {
@@ -613,7 +704,7 @@ mod tests {
             superblock.generation = 2;
             for copy in [0, 1] {
                 let at = disk.superblock_at(copy);
-                update_superblock(&mut disk.blocks[at], copy, 2, &superblock.label, crc);
+                update_superblock(&mut disk.blocks[at], copy, &superblock, crc);
             }
             disk.superblock = superblock;
             disk
@@ -635,7 +726,7 @@ mod tests {
             let g = self.superblock.geometry;
             let mut all = vec![(0, None, 0), (self.blocks.len() - 1, None, 1)];
             for copy in 0..g.areas().len() {
-                all.extend((0..g.table_blocks).map(|number| {
+                all.extend((0..7).map(|number| {
                     (
                         (g.table_sector(copy, number) / 8) as usize,
                         Some(number),
@@ -651,8 +742,8 @@ mod tests {
     /// What an activation would do: the table, or what is wrong.
     fn activate(blocks: &[Block]) -> Result<Table, String> {
         let mut room = [[0; BLOCK_SIZE]; 4];
-        let mut read = |at: u64, to: &mut Block| {
-            *to = blocks[at as usize];
+        let mut read = |at: Range<u64>, to: &mut Block| {
+            *to = blocks[at.start as usize];
             true
         };
         let found = ends(&mut read, blocks.len() as u64, &mut room[0], crc)
@@ -832,13 +923,48 @@ mod tests {
         let why = activate(&disk.blocks).unwrap_err();
         assert!(why.contains("a table that was in use"), "{why}");
         // Formatting was interrupted: nothing is lost by doing it again.
-        for (at, number, _) in disk.metadata() {
-            if let Some(number) = number {
-                let uuid = disk.superblock.uuid;
-                blank_table_block(&mut disk.blocks[at], &uuid, number, crc);
-            }
+        for number in 0..8 {
+            let mut block = [0; BLOCK_SIZE];
+            blank_table_block(&mut block, &disk.superblock.uuid, number, crc);
+            disk.put(number, &block);
         }
         assert_eq!(activate(&disk.blocks), Err("blank".into()));
+    }
+
+    #[test]
+    fn a_table_in_use_where_it_cannot_be_is_refused() {
+        // In the middle of a part, backwards, not forwards, past the end.
+        for (number, next) in [(1, 7), (3, 3), (3, 4), (4, 9), (4, u64::MAX), (6, 7)] {
+            let mut disk = Disk::new(2, &mut Random(7));
+            let at = disk.superblock.geometry.table_sector(0, number) / 8;
+            let mut block = disk.blocks[at as usize];
+            set_next_in_use(&mut block, next);
+            seal_table_block(&mut block, 9, crc);
+            disk.put(number, &block);
+            let expected = format!(
+                "table block {number}: says that {next} blocks are in use, which cannot be"
+            );
+            assert_eq!(activate(&disk.blocks), Err(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_not_in_use_is_not_read() {
+        let disk = Disk::new(3, &mut Random(7));
+        let metadata = disk.metadata();
+        let mut room = [[0; BLOCK_SIZE]; 4];
+        let mut read = |at: Range<u64>, to: &mut Block| {
+            assert!(
+                at.clone()
+                    .all(|at| metadata.iter().any(|m| m.0 == at as usize)),
+                "{at:?}"
+            );
+            *to = disk.blocks[at.start as usize];
+            true
+        };
+        let all = read_table(&disk.superblock, &mut read, &mut room, crc, &mut |_| ());
+        let found = in_use(&disk.superblock, &mut read, &mut room[0], crc);
+        assert_eq!((all, found), (7, 7));
     }
 
     /// What a block of a region may hold that begins and ends with zeroes.
@@ -902,7 +1028,8 @@ mod tests {
                 (0 < at && at < blocks - 1).then_some((at, what))
             }).collect();
             let mut reads = BTreeMap::new();
-            let mut read = |at: u64, to: &mut Block| {
+            let mut read = |at: Range<u64>, to: &mut Block| {
+                let at = at.start;
                 *reads.entry(at).or_insert(0) += 1;
                 *to = contents.get(&at).map_or([0; BLOCK_SIZE], |what| what.block(at));
                 !matches!(contents.get(&at), Some(Content::Unreadable))
@@ -993,7 +1120,7 @@ mod tests {
             let (mut entries, mut losses, mut wrong) = (Vec::new(), Vec::new(), Vec::new());
             read_table(
                 &disk.superblock,
-                &mut |at, to| { *to = disk.blocks[at as usize]; true },
+                &mut |at, to| { *to = disk.blocks[at.start as usize]; true },
                 &mut room,
                 crc,
                 &mut |seen| match seen {
@@ -1035,7 +1162,7 @@ mod tests {
         /// Any bytes behind a superblock's and table's magic: no panic.
         #[test]
         fn hostile_images_never_panic(
-            noise in proptest::collection::vec((0usize..480, 0usize..4096, any::<u8>()), 0..60),
+            noise in proptest::collection::vec((0usize..BLOCKS, 0usize..4096, any::<u8>()), 0..60),
             seals in any::<bool>(),
         ) {
             let mut disk = Disk::new(2, &mut Random(7));
@@ -1043,10 +1170,9 @@ mod tests {
                 let places = disk.metadata();
                 let (at, number, copy) = places[block % places.len()];
                 disk.blocks[at][byte] = value;
-                let label = disk.superblock.label;
                 match number {
                     None if seals => update_superblock(
-                        &mut disk.blocks[at], copy as u64, 2, &label, crc,
+                        &mut disk.blocks[at], copy as u64, &disk.superblock, crc,
                     ),
                     Some(_) if seals => seal_table_block(&mut disk.blocks[at], 5, crc),
                     _ => (),

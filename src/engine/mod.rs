@@ -12,6 +12,7 @@
 //! - [`route`]: which sectors of a request go where.
 //! - [`recovery`]: what next, after a command failed.
 //! - [`slots`]: which slots are free, taken, or bad.
+//! - [`identity`]: which device main is.
 //! - [`image`]: a whole region, judged.
 //! - [`grow`]: how a region becomes longer.
 //! - [`args`] and [`message`]: the table line and the messages.
@@ -23,6 +24,7 @@ pub mod entries;
 pub mod format;
 pub mod geometry;
 pub mod grow;
+pub mod identity;
 pub mod image;
 pub mod message;
 pub mod recovery;

@@ -114,10 +114,10 @@ fn slice<E: Copy>(
 }
 
 impl Entries {
-    /// No entries, for a target of that geometry. May sleep.
-    pub(super) fn new(geometry: &Geometry) -> impl PinInit<Self, Error> {
+    /// No entries, for a target of that geometry with so many table blocks in use. May sleep.
+    pub(super) fn new(geometry: &Geometry, in_use: u64) -> impl PinInit<Self, Error> {
         let geometry = *geometry;
-        let layout = Layout::new(&geometry);
+        let layout = Layout::new(&geometry, in_use);
         let regions = move || {
             let mut regions = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
             for _ in 0..layout.regions() {

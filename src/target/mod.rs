@@ -42,6 +42,7 @@ use crate::dm::{
 use crate::engine::{
     args::{BadOn, TableLine},
     geometry::{Geometry, BLOCK_SECTORS, MAX_UNIT_SECTORS, MIN_COPIES},
+    identity::{DiskId, IdKind, Identity},
     route::{first_part, Cut, Place},
     Slot,
 };
@@ -224,6 +225,16 @@ impl WorkItem<2> for Remap {
         this.watch_once();
         Remap::watch_if_needed(this.as_arc_borrow());
     }
+}
+
+/// What the kernel knows of `main`, of which the target protects what begins at sector `start`. May sleep.
+fn identity_of(main: &Device, start: u64) -> Identity {
+    let disk = IdKind::ALL.into_iter().find_map(|kind| {
+        let (bytes, length) = main.unique_id(kind as u32)?;
+        let start = main.first_sector().checked_add(start)?;
+        Some((DiskId::new(kind, bytes, length)?, start))
+    });
+    Identity::new(main.partition_uuid(), disk).unwrap_or_default()
 }
 
 /// From one look at a device that does not work to the next.
@@ -572,6 +583,7 @@ impl Target for Remap {
             }
         })?;
 
+        let identity = identity_of(&main, line.main_start);
         let found = Store::probe(&spare, line.spare_start, region)?;
         let geometry = if let Some(found) = &found {
             let g = found.superblock.geometry;
@@ -586,6 +598,17 @@ impl Target for Remap {
             }
             if features.spare_sectors.is_some() && g.spare_sectors != region {
                 return Err(c"Spare was formatted with another spare_sectors".into());
+            }
+            if !features.rebind && found.superblock.main.contradicts(&identity) {
+                pr_err!(
+                    "{}: the spare belongs to {}, and main is {}\n",
+                    setup.info().name().to_str().unwrap_or("?"),
+                    found.superblock.main,
+                    identity
+                );
+                return Err(
+                    c"Main is not the one that the spare belongs to (the log names both): rebind takes it".into(),
+                );
             }
             if found.superblock.read_only && writable {
                 return Err(c"Superblock: unknown feature that allows read-only use only".into());
@@ -609,6 +632,11 @@ impl Target for Remap {
             return Err(c"unit_sectors is less than the devices' logical block".into());
         }
 
+        let in_use = match &found {
+            Some(found) => Store::blocks_in_use(&spare, line.spare_start, &found.superblock)?,
+            None => geometry.first_part(),
+        };
+
         // One for each device.
         setup.set_flushes(2);
         if main.can_discard() {
@@ -622,9 +650,17 @@ impl Target for Remap {
                 lazy_sync <- new_work!("dm_remap::lazy_sync"),
                 background <- new_work!("dm_remap::background"),
                 watch <- new_delayed_work!("dm_remap::watch"),
-                entries <- Entries::new(&geometry),
+                entries <- Entries::new(&geometry, in_use),
                 cache: SpareCache::new(),
-                store <- Store::new(setup.handle(), spare, line.spare_start, geometry, block),
+                store <- Store::new(
+                    setup.handle(),
+                    spare,
+                    line.spare_start,
+                    geometry,
+                    block,
+                    identity,
+                    features.rebind
+                ),
                 units <- UnitLocks::new(),
                 vitals <- Vitals::new(physical),
                 settings <- Settings::new(features),
@@ -741,6 +777,10 @@ impl Target for Remap {
 
     fn process(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
         Self::recover(this, bio);
+        if this.writable {
+            // The bio is through: nobody waits for this.
+            this.store.extend_ahead();
+        }
         Self::watch_if_needed(this);
     }
 
@@ -791,7 +831,7 @@ impl Target for Remap {
     }
 
     fn status(this: ArcBorrow<'_, Self>, _ti: &TargetInfo, out: &mut TextWriter<'_>) {
-        let (used, total, bad) = this.store.with_slots(|s| (s.used(), s.total(), s.bad()));
+        let (used, total, bad) = this.store.with_slots(|s| (s.used(), s.usable(), s.bad()));
         let entries = this.entries.counts();
         let c = &this.counters;
         let _ = write!(

@@ -238,9 +238,13 @@ impl Remap {
             if !self.has_room() || !self.store.is_ready() {
                 return false;
             }
-            if self.store.with_slots(|s| s.free()) > 0 {
+            if self.store.with_slots(|s| s.left()) > 0 {
                 // Somebody else has made room meanwhile.
                 return true;
+            }
+            if self.entries.counts().yielding == 0 {
+                // Of slots that are free no record can be written.
+                return false;
             }
             let mut next = self.next_yielding.load(Relaxed);
             batch.units.clear();

@@ -481,7 +481,7 @@ impl Remap {
         if !self.store.is_ready() {
             return None;
         }
-        self.store.with_slots(|s| s.allocate())
+        self.store.allocate()
     }
 
     /// As [`Self::new_slot`], for data: if none is free, entries that are there only because of a failed read give up

@@ -12,15 +12,17 @@
 //! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
 
 use super::{counter::Counter, entries::Entries};
-use crate::dm::{self, Device, IoBuffer, Refused, Status, TargetHandle};
+use crate::dm::{self, Device, IoBuffer, NoIo, Refused, Status, TargetHandle};
 use crate::engine::{
     entries::{sort_by_unit, Entry, Loss},
     format::{self, Block, Cause, State, Superblock, Update, Uuid},
     geometry::{mask_of, Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES, RECORDS_PER_BLOCK},
+    identity::Identity,
     image::{self, Finding, Found, Seen, Settled, Severity, Standing},
     slots::SlotMap,
     Slot, Unit,
 };
+use core::{cell::Cell, ops::Range};
 use kernel::{
     new_condvar, new_mutex,
     prelude::*,
@@ -36,8 +38,12 @@ const MAX_REQUESTS: usize = 1024;
 pub(super) const MAX_UPDATES: usize = RECORDS_PER_BLOCK as usize;
 /// Updates that may be owed at a time: more than there are works and messages, each of which owes one.
 const MAX_OWED: usize = 2048;
-/// Blocks read or written at once when all of the table is: 64 KiB.
+/// Blocks read at once when all of the table is, at most: 1 MiB.
+const WINDOW: u64 = 256;
+/// And at least, if there is not more memory to be had in one piece: 64 KiB. As many are written at once.
 const CHUNK: u64 = 16;
+/// Slots left to give out of those whose table blocks are in use, below which more blocks are taken in use.
+const FEW_LEFT: u64 = RECORDS_PER_BLOCK;
 
 const BLOCK: u32 = BLOCK_SECTORS as u32;
 
@@ -67,9 +73,11 @@ struct Disk {
     superblock: IoBuffer,
     /// The table block in `block`, as it is on the spare unless `stuck`.
     loaded: Option<u64>,
-    /// Of each table block, the generation that was read or written last. A replica with a lower
+    /// Of each table block in use, the generation that was read or written last. A replica with a lower
     /// one missed a write, and must not be taken for the block.
     generations: KVVec<u64>,
+    /// How many table blocks are in use up to the end of each part.
+    parts: KVVec<u64>,
     /// A replica could not be read when the entries were loaded, nor written: it may be one
     /// generation ahead, after a cut. That one is never used again for something else.
     ahead: bool,
@@ -83,6 +91,8 @@ struct Disk {
     block: IoBuffer,
     /// Another block's room: a replica to compare, or `block` before a change.
     other: IoBuffer,
+    /// Room for [`CHUNK`] new blocks.
+    chunk: IoBuffer,
     /// Capacity [`MAX_REQUESTS`], never grows.
     batch: KVec<(u64, Update)>,
 }
@@ -105,6 +115,12 @@ pub(super) struct Store {
     geometry: Geometry,
     /// The larger logical block of both devices, in sectors.
     block: u32,
+    /// What is known of main.
+    main: Identity,
+    /// That is to be recorded, whatever the spare says.
+    rebind: bool,
+    /// No more blocks could be taken in use: not tried again before a bio needs one.
+    ended: Atomic<bool>,
     #[pin]
     slots: Mutex<SlotMap<KVVec<u64>>>,
     #[pin]
@@ -122,6 +138,12 @@ pub(super) struct Store {
     pub(super) commits: Counter,
     /// Replicas that could not be written or read.
     pub(super) errors: Counter,
+}
+
+impl kernel::fmt::Display for Identity {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
 }
 
 impl kernel::fmt::Display for Finding {
@@ -154,27 +176,45 @@ impl Disk {
     fn block(&mut self) -> Result<&mut Block> {
         as_block_mut(self.block.bytes_mut(), 0).ok_or(EINVAL)
     }
+
+    /// Table blocks in use.
+    fn in_use(&self) -> u64 {
+        self.parts.last().copied().unwrap_or(0)
+    }
+
+    /// What table block `number` has to say about the part behind it.
+    fn next_in_use(&self, number: u64) -> u64 {
+        let ends = self.parts.iter().zip(self.parts.iter().skip(1));
+        let mut ends = ends.filter(|(end, _)| **end == number + 1);
+        ends.next().map_or(0, |(_, next)| *next)
+    }
 }
 
 impl Store {
     /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
     /// writes nothing yet.
     ///
-    /// `block`: the larger logical block of both devices, in sectors.
+    /// `block`: the larger logical block of both devices, in sectors. `main`: what is known of main, to be recorded if the
+    /// spare has nothing, or, with `rebind`, something else.
     pub(super) fn new(
         ti: TargetHandle,
         spare: Device,
         start: u64,
         geometry: Geometry,
         block: u32,
+        main: Identity,
+        rebind: bool,
     ) -> impl PinInit<Self, Error> {
-        let slots = Self::no_slots(&geometry);
+        let slots = Self::slots_of(&geometry, 0);
         try_pin_init!(Self {
             ti,
             spare,
             start,
             geometry,
             block,
+            main,
+            rebind,
+            ended: Atomic::new(false),
             slots <- new_mutex!(slots?, "dm_remap::slots"),
             waiting <- new_mutex!(
                 Waiting {
@@ -196,17 +236,15 @@ impl Store {
                     uuid: [0; 16],
                     superblock: IoBuffer::new(BLOCK_SIZE)?,
                     loaded: None,
-                    generations: KVVec::from_elem(
-                        0,
-                        usize::try_from(geometry.table_blocks).map_err(|_| EFBIG)?,
-                        GFP_KERNEL,
-                    )?,
+                    generations: KVVec::new(),
+                    parts: KVVec::new(),
                     ahead: false,
                     owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
                     failing: 0,
                     stuck: None,
                     block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
+                    chunk: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
                     batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
                 },
                 "dm_remap::disk"
@@ -217,15 +255,16 @@ impl Store {
         })
     }
 
-    /// A map of free slots, those reserved that lie inside a metadata area.
-    fn no_slots(geometry: &Geometry) -> Result<SlotMap<KVVec<u64>>> {
-        let words = SlotMap::<KVVec<u64>>::words_for(geometry.slots_total);
-        let words = KVVec::from_elem(0, usize::try_from(words).map_err(|_| EFBIG)?, GFP_KERNEL)?;
-        let mut slots = SlotMap::new(words, geometry.slots_total);
-        for slot in geometry.reserved() {
-            slots.reserve(slot);
-        }
-        Ok(slots)
+    /// Words for the slots of `in_use` table blocks. May sleep.
+    fn words(in_use: u64) -> Result<KVVec<u64>> {
+        let words = SlotMap::<KVVec<u64>>::words_for(in_use);
+        let words = usize::try_from(words).map_err(|_| EFBIG)?;
+        Ok(KVVec::from_elem(0, words, GFP_KERNEL)?)
+    }
+
+    /// The slots of `in_use` table blocks, all free. May sleep.
+    fn slots_of(geometry: &Geometry, in_use: u64) -> Result<SlotMap<KVVec<u64>>> {
+        Ok(SlotMap::new(Self::words(in_use)?, geometry))
     }
 
     /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
@@ -237,9 +276,9 @@ impl Store {
         let mut one = IoBuffer::new(BLOCK_SIZE)?;
         let mut room = IoBuffer::new(BLOCK_SIZE)?;
         let mut is_readable = true;
-        let mut read = |number: u64, to: &mut Block| {
+        let mut read = |numbers: Range<u64>, to: &mut Block| {
             let sector = |number: u64| start + number * BLOCK_SECTORS;
-            let block = window.block(number, blocks, spare, &sector, &mut one);
+            let block = window.block(numbers, spare, &sector, &mut one);
             is_readable &= block.is_some();
             block.map(|block| *to = *block).is_some()
         };
@@ -247,6 +286,26 @@ impl Store {
         let judged = image::ends(&mut read, blocks, room, dm::crc32c).judge();
         let error = if is_readable { EINVAL } else { EIO };
         judged.map_err(|why| Refused(why, error))
+    }
+
+    /// How many table blocks of the spare are in use, as far as its table can be read: for what is allocated. May sleep.
+    pub(super) fn blocks_in_use(
+        spare: &Device,
+        start: u64,
+        superblock: &Superblock,
+    ) -> Result<u64> {
+        let mut one = IoBuffer::new(BLOCK_SIZE)?;
+        let mut room = IoBuffer::new(BLOCK_SIZE)?;
+        let mut read = |numbers: Range<u64>, to: &mut Block| {
+            let sector = start + numbers.start * BLOCK_SECTORS;
+            let read = !dm::is_killed() && spare.read(sector, BLOCK, &mut one).is_ok();
+            if let Some(block) = as_block(one.bytes(), 0).filter(|_| read) {
+                *to = *block;
+            }
+            read
+        };
+        let room = as_block_mut(room.bytes_mut(), 0).ok_or(EINVAL)?;
+        Ok(image::in_use(superblock, &mut read, room, dm::crc32c))
     }
 
     /// The spare.
@@ -306,6 +365,10 @@ impl Store {
                 let why = c"Spare was formatted anew since the table was loaded";
                 return Err(self.refuse(why.into()));
             }
+            Some(found) if !self.rebind && found.superblock.main.contradicts(&self.main) => {
+                let why = c"Spare was bound to another main since the table was loaded";
+                return Err(self.refuse(why.into()));
+            }
             Some(found) => found,
         };
         let doubt = found
@@ -334,6 +397,7 @@ impl Store {
             return Ok(());
         }
         let mut mended = Checked::default();
+        self.record_main(&mut disk, &found.superblock);
         self.check_superblocks(&mut disk, &mut mended);
         for number in &damaged {
             self.check_block(&mut disk, *number, entries, &mut mended);
@@ -362,25 +426,21 @@ impl Store {
         let mut disk = self.disk.lock();
         disk.uuid = uuid;
         disk.loaded = None;
-        disk.generations.iter_mut().for_each(|g| *g = 1);
+        disk.generations.clear();
+        disk.generations
+            .reserve(g.first_part() as usize, GFP_KERNEL)?;
+        disk.parts.clear();
         let fail = |status: Status| {
             pr_err!("{}: cannot format the spare: {:?}\n", self.name(), status);
             EIO
         };
-        let mut chunk = IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?;
-        for copy in 0..g.areas().len() {
-            for first in (0..g.table_blocks).step_by(CHUNK as usize) {
-                let count = CHUNK.min(g.table_blocks - first);
-                for n in 0..count {
-                    let block = as_block_mut(chunk.bytes_mut(), n).ok_or(EINVAL)?;
-                    format::blank_table_block(block, &uuid, first + n, dm::crc32c);
-                }
-                let sector = self.sector(g.table_sector(copy, first));
-                self.spare
-                    .write(sector, count as u32 * BLOCK, &mut chunk, false)
-                    .map_err(fail)?;
-            }
+        let in_use = g.first_part();
+        // All of them: a spare that begins with a replica that cannot be written is not worth it.
+        if self.make_blocks(&mut disk, 0..in_use).map_err(fail)? != in_use {
+            return Err(fail(Status::IOERR));
         }
+        disk.parts.push(in_use, GFP_KERNEL)?;
+        *self.slots.lock() = Self::slots_of(g, in_use)?;
         let superblock = Superblock {
             uuid,
             generation: 1,
@@ -388,6 +448,7 @@ impl Store {
             geometry: *g,
             created: dm::unix_seconds(),
             label: [0; 64],
+            main: self.main,
         };
         for copy in [1, 0] {
             let block = as_block_mut(disk.superblock.bytes_mut(), 0).ok_or(EINVAL)?;
@@ -406,6 +467,36 @@ impl Store {
         Ok(())
     }
 
+    /// Makes the superblock say which main this is, if it does not, and may be changed. What cannot be written now is at the
+    /// next activation.
+    fn record_main(&self, disk: &mut Disk, found: &Superblock) {
+        let is_new = self.main.is_known() && !found.main.is_known();
+        let Some(generation) = found.generation.checked_add(1) else {
+            return;
+        };
+        if !(is_new || self.rebind && self.main != found.main) || generation == u64::MAX {
+            return;
+        }
+        let new = Superblock {
+            generation,
+            main: self.main,
+            ..found.clone()
+        };
+        pr_info!(
+            "{}: the spare belongs to {} from now on\n",
+            self.name(),
+            new.main
+        );
+        for copy in [0, 1] {
+            if let Some(block) = as_block_mut(disk.superblock.bytes_mut(), 0) {
+                format::update_superblock(block, copy, &new, dm::crc32c);
+            }
+            let sector = self.sector(self.geometry.superblock_sector(copy));
+            let done = self.spare.write(sector, BLOCK, &mut disk.superblock, true);
+            self.errors.add(u64::from(done.is_err()));
+        }
+    }
+
     /// Reads the table and makes `entries` and the slots what it says. Returns the numbers of the
     /// blocks of which a replica is not as it should be.
     fn load(
@@ -415,14 +506,18 @@ impl Store {
         entries: &Entries,
     ) -> Result<KVVec<u64>> {
         let name = self.name();
-        let mut slots = Self::no_slots(&self.geometry)?;
+        let mut bad = KVVec::<Slot>::new();
         let mut list = KVVec::<Entry>::new();
         let mut losses = KVVec::<Loss>::new();
         let mut damaged = KVVec::new();
         disk.loaded = None;
         disk.stuck = None;
         disk.owed.clear();
-        let mut reader = Reader::new(self)?;
+        disk.generations.clear();
+        disk.parts.clear();
+        disk.parts.push(self.geometry.first_part(), GFP_KERNEL)?;
+        let killed = Cell::new(false);
+        let mut reader = Reader::new(self, &killed)?;
         let mut room = IoBuffer::new(MAX_COPIES as usize * BLOCK_SIZE)?;
         let room = <[Block; MAX_COPIES as usize]>::mut_from_bytes(room.bytes_mut());
         let mut result = Ok(());
@@ -432,6 +527,7 @@ impl Store {
             Err(EINVAL)
         };
         let mut see = |seen: Seen<'_>| match seen {
+            _ if killed.get() => Err(EINTR),
             Seen::Finding(finding) if finding.severity() != Severity::Mendable => refuse(finding),
             Seen::Finding(finding) => {
                 if dm::log_allowed() {
@@ -440,9 +536,16 @@ impl Store {
                 Ok(())
             }
             Seen::Block {
-                number, replicas, ..
+                number,
+                replicas,
+                block,
             } => {
-                disk.set_generation(number, replicas.generation);
+                disk.generations.push(replicas.generation, GFP_KERNEL)?;
+                // What cannot be is found next.
+                let next = format::next_in_use(block);
+                if next != 0 {
+                    disk.parts.push(next, GFP_KERNEL)?;
+                }
                 let sound = |s: &Standing| matches!(s, Standing::Current | Standing::Unused);
                 if !replicas.standing.iter().all(sound) {
                     damaged.push(number, GFP_KERNEL)?;
@@ -457,7 +560,7 @@ impl Store {
                 match state {
                     State::Free => (),
                     State::Bad { unit, lost: mask } => {
-                        slots.set_bad(slot);
+                        bad.push(slot, GFP_KERNEL)?;
                         if mask != 0 {
                             losses.push(Loss { unit, mask, slot }, GFP_KERNEL)?;
                         }
@@ -471,7 +574,6 @@ impl Store {
                             );
                             return Err(EINVAL);
                         }
-                        slots.take(slot);
                         let entry = Entry {
                             held: matches!(state, State::Moved { .. }),
                             yields: mask == 0 && origin.cause == Cause::Read as u32,
@@ -483,9 +585,9 @@ impl Store {
                 Ok(())
             }
         };
-        image::read_table(
+        let in_use = image::read_table(
             superblock,
-            &mut |number, to| reader.read(number, to),
+            &mut |numbers, to| reader.read(numbers, to),
             room.map_err(|_| EINVAL)?,
             dm::crc32c,
             &mut |seen| {
@@ -495,6 +597,13 @@ impl Store {
             },
         );
         result?;
+        let mut slots = Self::slots_of(&self.geometry, in_use)?;
+        for entry in &list {
+            slots.take(entry.slot);
+        }
+        for slot in bad {
+            slots.set_bad(slot);
+        }
         let mut replaced = KVVec::<Loss>::new();
         let count = image::settle(&mut list, &mut losses, &mut |settled| {
             if result.is_err() {
@@ -671,7 +780,20 @@ impl Store {
 
     /// Applies those of `updates` that belong to block `number` and writes it to the replicas.
     fn update_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
-        let done = self.load_block(disk, number) && self.write_block(disk, number, updates);
+        let now = dm::unix_seconds();
+        self.change_block(disk, number, |block| {
+            for (_, update) in updates {
+                let (of, index) = self.geometry.record_of(update.slot);
+                if of == number {
+                    format::set_record(block, index, update, now);
+                }
+            }
+        })
+    }
+
+    /// Makes a change to block `number` and writes it to the replicas.
+    fn change_block(&self, disk: &mut Disk, number: u64, change: impl FnOnce(&mut Block)) -> bool {
+        let done = self.load_block(disk, number) && self.write_block(disk, number, change);
         disk.stuck = (!done).then_some(number);
         self.degraded.store(!done, Relaxed);
         self.commits.add(u64::from(done));
@@ -715,11 +837,11 @@ impl Store {
         best.is_some()
     }
 
-    /// Applies updates to block `number`, which is loaded, and writes it to all replicas, one after
+    /// Makes a change, and what is owed, to block `number`, which is loaded, and writes it to all replicas, one after
     /// the other.
     ///
     /// `false`: no replica took it, and the block in memory is as it was but for its generation.
-    fn write_block(&self, disk: &mut Disk, number: u64, updates: &[(u64, Update)]) -> bool {
+    fn write_block(&self, disk: &mut Disk, number: u64, change: impl FnOnce(&mut Block)) -> bool {
         let step = 1 + u64::from(disk.ahead);
         let next = disk.generation(number).checked_add(step);
         let Some(generation) = next.filter(|g| *g != u64::MAX) else {
@@ -735,13 +857,13 @@ impl Store {
         };
         *before = *block;
         let now = dm::unix_seconds();
-        let updates = updates.iter().map(|(_, update)| update);
-        for update in Iterator::chain(disk.owed.iter(), updates) {
+        for update in &disk.owed {
             let (of, index) = self.geometry.record_of(update.slot);
             if of == number {
                 format::set_record(block, index, update, now);
             }
         }
+        change(block);
         format::seal_table_block(block, generation, dm::crc32c);
         let mut written = 0;
         for copy in 0..self.geometry.areas().len() {
@@ -790,6 +912,142 @@ impl Store {
         }
     }
 
+    // ---- More of the table
+
+    /// Takes a free slot, and for that, if need be, more of the table in use. May sleep.
+    pub(super) fn allocate(&self) -> Option<Slot> {
+        loop {
+            let (slot, in_use) = self.with_slots(|s| (s.allocate(), s.blocks()));
+            if slot.is_some() || !self.extend(in_use) {
+                return slot;
+            }
+        }
+    }
+
+    /// Takes more of the table in use if few slots are left of what is: so that no write has to wait for it. May sleep.
+    pub(super) fn extend_ahead(&self) {
+        let (left, in_use) = self.with_slots(|s| (s.left(), s.blocks()));
+        let needed = left < FEW_LEFT && in_use < self.geometry.table_blocks && in_use > 0;
+        if needed && !self.is_degraded() && !self.ended.load(Relaxed) {
+            self.ended.store(!self.extend(in_use), Relaxed);
+        }
+    }
+
+    /// Takes another part of the table in use, if it is still `from` blocks that are. May sleep.
+    ///
+    /// `false`: there is no other, or it cannot be written.
+    fn extend(&self, from: u64) -> bool {
+        let _noio = NoIo::enter();
+        if !self.flush() {
+            return false;
+        }
+        let mut disk = self.disk.lock();
+        if disk.in_use() != from {
+            return disk.in_use() > from;
+        }
+        let Some(next) = self.geometry.next_part(from) else {
+            return false;
+        };
+        // Something else may have failed meanwhile, and must be written before.
+        let is_ready = disk.stuck.is_none() && disk.owed.is_empty();
+        let count = next.saturating_sub(from) as usize;
+        let has_room = disk.generations.reserve(count, GFP_KERNEL).is_ok()
+            && disk.parts.reserve(1, GFP_KERNEL).is_ok();
+        let Some(words) = Self::words(next).ok().filter(|_| is_ready && has_room) else {
+            return false;
+        };
+        let Ok(end) = self.make_blocks(&mut disk, from..next) else {
+            return false;
+        };
+        // Nothing leads to the new blocks before they are durable. (Of a flush that comes with a write, a mapped device would
+        // not say that it failed.)
+        let last = from.saturating_sub(1);
+        if self.spare.flush().is_err()
+            || !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end))
+        {
+            disk.generations.truncate(from as usize);
+            return false;
+        }
+        let _ = disk.parts.push_within_capacity(end);
+        let mut words = words;
+        words.truncate(SlotMap::<KVVec<u64>>::words_for(end) as usize);
+        let before = self.with_slots(|s| s.extend(words, &self.geometry));
+        self.ended.store(false, Relaxed);
+        drop(disk);
+        drop(before);
+        true
+    }
+
+    /// Writes table blocks without records where none are in use. Returns the end of those that are there: fewer, if a
+    /// replica cannot be written. Not durable yet. There is room for their generations.
+    fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, Status> {
+        let uuid = disk.uuid;
+        let mut written = Ok(());
+        for copy in 0..self.geometry.areas().len() {
+            for first in numbers.clone().step_by(CHUNK as usize) {
+                let count = CHUNK.min(numbers.end - first);
+                for n in 0..count {
+                    if let Some(block) = as_block_mut(disk.chunk.bytes_mut(), n) {
+                        format::blank_table_block(block, &uuid, first + n, dm::crc32c);
+                    }
+                }
+                let sector = self.sector(self.geometry.table_sector(copy, first));
+                let length = count as u32 * BLOCK;
+                written =
+                    written.and_then(|()| self.spare.write(sector, length, &mut disk.chunk, false));
+            }
+        }
+        if written.is_ok() {
+            for _ in numbers.clone() {
+                let _ = disk.generations.push_within_capacity(1);
+            }
+            return Ok(numbers.end);
+        }
+        // One at least: each costs time now.
+        written.or_else(|status| {
+            self.make_block(disk, numbers.start)
+                .then_some(())
+                .ok_or(status)
+        })?;
+        Ok(numbers.start + 1)
+    }
+
+    /// Writes table block `number`, which is not in use, without records, although not all replicas take it.
+    fn make_block(&self, disk: &mut Disk, number: u64) -> bool {
+        let uuid = disk.uuid;
+        let copies = 0..self.geometry.areas().len();
+        let sector = |copy| self.sector(self.geometry.table_sector(copy, number));
+        // What lies there may look like this block. If it stays, it must not count.
+        let mut generation = 1;
+        for copy in copies.clone() {
+            let read = self
+                .spare
+                .read(sector(copy), BLOCK, &mut disk.other)
+                .is_ok();
+            let found = as_block(disk.other.bytes(), 0)
+                .filter(|_| read)
+                .and_then(|block| format::table_generation(block, &uuid, number, dm::crc32c).ok());
+            generation = generation.max(found.map_or(0, |found| found + 1));
+        }
+        if generation == u64::MAX {
+            return false;
+        }
+        let Some(block) = as_block_mut(disk.other.bytes_mut(), 0) else {
+            return false;
+        };
+        format::blank_table_block(block, &uuid, number, dm::crc32c);
+        format::seal_table_block(block, generation, dm::crc32c);
+        let mut written = 0;
+        for copy in copies {
+            let done = self
+                .spare
+                .write(sector(copy), BLOCK, &mut disk.other, false);
+            written += u32::from(done.is_ok());
+            self.note_replica(&mut disk.failing, copy, done);
+        }
+        written > 0 && disk.generations.push_within_capacity(generation).is_ok()
+    }
+
     // ---- Checking
 
     /// Whether the spare answers a read into `buffer`, of a logical block. May sleep.
@@ -826,7 +1084,9 @@ impl Store {
             }
             self.check_superblocks(&mut disk, &mut found);
         }
-        for number in 0..g.table_blocks {
+        for number in
+            (0..g.table_blocks).take_while(|number| *number < self.with_slots(|s| s.blocks()))
+        {
             if stop() {
                 return Err(EINTR);
             }
@@ -907,11 +1167,12 @@ impl Store {
 
     /// Writes table block `number`, of which no replica is left, as memory has it.
     fn rebuild(&self, disk: &mut Disk, number: u64, entries: &Entries) -> bool {
-        let uuid = disk.uuid;
+        let (uuid, next) = (disk.uuid, disk.next_in_use(number));
         let Ok(block) = disk.block() else {
             return false;
         };
         format::blank_table_block(block, &uuid, number, dm::crc32c);
+        format::set_next_in_use(block, next);
         let now = dm::unix_seconds();
         let mut put = |slot, state| {
             let (of, index) = self.geometry.record_of(slot);
@@ -1000,6 +1261,8 @@ struct Reader<'a> {
     windows: KVec<Window>,
     /// A block's room.
     one: IoBuffer,
+    /// Whether whoever waits for this is being killed.
+    killed: &'a Cell<bool>,
 }
 
 /// Blocks that were read together.
@@ -1008,12 +1271,12 @@ struct Window {
     first: u64,
     count: u64,
     /// One bit for each that cannot be read.
-    unreadable: u64,
+    unreadable: [u64; WINDOW as usize / 64],
     bytes: IoBuffer,
 }
 
 impl<'a> Reader<'a> {
-    fn new(store: &'a Store) -> Result<Self> {
+    fn new(store: &'a Store, killed: &'a Cell<bool>) -> Result<Self> {
         let mut windows = KVec::with_capacity(MAX_COPIES as usize, GFP_KERNEL)?;
         for _ in store.geometry.areas() {
             windows.push(Window::new()?, GFP_KERNEL)?;
@@ -1023,21 +1286,27 @@ impl<'a> Reader<'a> {
             store,
             windows,
             one,
+            killed,
         })
     }
 
-    /// Reads block `number` of the region, which lies in one of its areas. `false`: it cannot be read.
-    fn read(&mut self, number: u64, to: &mut Block) -> bool {
+    /// Reads the first of the blocks `numbers` of the region, which lie in one of its areas. `false`: it cannot be read.
+    fn read(&mut self, numbers: Range<u64>, to: &mut Block) -> bool {
         let store = self.store;
-        let g = &store.geometry;
-        let areas = g.areas().iter().zip(self.windows.iter_mut());
+        let areas = store.geometry.areas().iter().zip(self.windows.iter_mut());
         for (area, window) in areas {
-            let end = area + g.table_blocks;
-            if !(*area..end).contains(&number) {
+            let end = area + store.geometry.table_blocks;
+            if !(*area..end).contains(&numbers.start) {
                 continue;
             }
+            if !window.has(numbers.start) && dm::is_killed() {
+                self.killed.set(true);
+            }
+            if self.killed.get() {
+                return false;
+            }
             let sector = |number: u64| store.sector(number * BLOCK_SECTORS);
-            let block = window.block(number, end, &store.spare, &sector, &mut self.one);
+            let block = window.block(numbers, &store.spare, &sector, &mut self.one);
             store.errors.add(u64::from(block.is_none()));
             return block.map(|block| *to = *block).is_some();
         }
@@ -1047,28 +1316,34 @@ impl<'a> Reader<'a> {
 
 impl Window {
     fn new() -> Result<Self> {
+        let bytes = IoBuffer::at_most(BLOCK_SIZE * WINDOW as usize, BLOCK_SIZE * CHUNK as usize)?;
         Ok(Self {
             first: 0,
             count: 0,
-            unreadable: 0,
-            bytes: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
+            unreadable: [0; WINDOW as usize / 64],
+            bytes,
         })
     }
 
-    /// Block `number` of `spare`, where it begins at `sector` of that. Reads it and those behind it, up to `end`, if
-    /// need be: one by one, with `one` as room, if they cannot be read together. `None`: it cannot be read.
+    fn has(&self, number: u64) -> bool {
+        (self.first..self.first + self.count).contains(&number)
+    }
+
+    /// The first of the blocks `numbers` of `spare`, where they begin at `sector` of that. Reads all of them that there is
+    /// room for, if need be: one by one, with `one` as room, if they cannot be read together. `None`: it cannot be read.
     fn block(
         &mut self,
-        number: u64,
-        end: u64,
+        numbers: Range<u64>,
         spare: &Device,
         sector: &dyn Fn(u64) -> u64,
         one: &mut IoBuffer,
     ) -> Option<&Block> {
-        if !(self.first..self.first + self.count).contains(&number) {
+        let number = numbers.start;
+        if !self.has(number) {
+            let room = (self.bytes.bytes().len() / BLOCK_SIZE) as u64;
             self.first = number;
-            self.count = CHUNK.min(end.saturating_sub(number)).max(1);
-            self.unreadable = 0;
+            self.count = room.min(numbers.end.saturating_sub(number)).max(1);
+            self.unreadable = [0; WINDOW as usize / 64];
             let count = self.count as u32;
             let whole = spare.read(sector(number), count * BLOCK, &mut self.bytes);
             for nth in 0..self.count {
@@ -1076,7 +1351,9 @@ impl Window {
                     break;
                 }
                 if spare.read(sector(number + nth), BLOCK, one).is_err() {
-                    self.unreadable |= 1 << nth;
+                    if let Some(bits) = self.unreadable.get_mut(nth as usize / 64) {
+                        *bits |= 1 << (nth % 64);
+                    }
                 }
                 let to = as_block_mut(self.bytes.bytes_mut(), nth);
                 if let (Some(from), Some(to)) = (as_block(one.bytes(), 0), to) {
@@ -1085,7 +1362,8 @@ impl Window {
             }
         }
         let nth = number - self.first;
-        as_block(self.bytes.bytes(), nth).filter(|_| self.unreadable & (1 << nth) == 0)
+        let bits = self.unreadable.get(nth as usize / 64)?;
+        as_block(self.bytes.bytes(), nth).filter(|_| bits >> (nth % 64) & 1 == 0)
     }
 }
 
@@ -1111,6 +1389,3 @@ impl Checked {
         }
     }
 }
-
-const _: () = assert!(MAX_COPIES as usize * BLOCK_SIZE * CHUNK as usize <= 256 << 10);
-const _: () = assert!(CHUNK <= u64::BITS as u64);

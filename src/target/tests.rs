@@ -8,6 +8,7 @@ use crate::engine::{
     entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
     geometry::{Geometry, BLOCK_SIZE},
+    identity::Identity,
     message::{Message, Range},
     route::{first_part, Cut, Place},
     Slot, Unit,
@@ -29,7 +30,7 @@ mod entries_tests {
 
     fn none(main_sectors: u64) -> Result<Arc<Entries>> {
         let geometry = Geometry::plan(main_sectors, 1 << 20, 8, 2).map_err(|_| EINVAL)?;
-        Arc::pin_init(Entries::new(&geometry), GFP_KERNEL)
+        Arc::pin_init(Entries::new(&geometry, geometry.table_blocks), GFP_KERNEL)
     }
 
     fn entry(unit: u64) -> Entry {
@@ -364,7 +365,7 @@ mod stress_tests {
     #[test]
     fn readers_beside_updaters_see_whole_entries_and_miss_none() -> Result {
         let geometry = Geometry::plan(1 << 24, 1 << 20, 8, 2).map_err(|_| EINVAL)?;
-        let entries = Arc::pin_init(Entries::new(&geometry), GFP_KERNEL)?;
+        let entries = Arc::pin_init(Entries::new(&geometry, geometry.table_blocks), GFP_KERNEL)?;
         for number in 0..UNITS {
             if number % 2 == 0 {
                 entries.add_loss(loss(unit(number)));
@@ -434,6 +435,7 @@ mod engine_tests {
             geometry: g,
             created: 5,
             label: [0; 64],
+            main: Identity::default(),
         };
         superblock.write(&mut bytes, 1, dm::crc32c);
         assert!(Superblock::read(&bytes, 1, dm::crc32c) == Ok(superblock));

@@ -323,7 +323,7 @@ impl Filtered {
 impl Table for Filtered {
     const NAME: &'static str = "filter and small slices (ours)";
     fn new(entries: &[Entry], geometry: &Geometry) -> Self {
-        let layout = Layout::new(geometry);
+        let layout = Layout::new(geometry, geometry.table_blocks);
         let mut filter = vec![0u64; layout.groups().div_ceil(64) as usize];
         let mut slices = vec![Vec::new(); layout.regions()];
         for entry in entries {

@@ -130,7 +130,11 @@ fn impossible_records_are_named_with_their_reason() {
             i.tables[0][64 + 32 * 9 + 16] = 4;
         }),
         ("slot inside a metadata area", |i| {
-            let slot = i.geometry.reserved().next().unwrap();
+            let slot = i
+                .geometry
+                .reserved(0..i.geometry.slots_total)
+                .next()
+                .unwrap();
             i.set_entry(slot.0, 7, 1);
         }),
     ];

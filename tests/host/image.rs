@@ -3,19 +3,22 @@
 //! Images made by the engine, to be read by something else.
 
 use dm_remap::engine::format::{
-    blank_table_block, seal_table_block, set_record, Block, Cause, State, Superblock, Update, Uuid,
+    blank_table_block, seal_table_block, set_next_in_use, set_record, Block, Cause, State,
+    Superblock, Update, Uuid,
 };
 use dm_remap::engine::geometry::{Geometry, BLOCK_SIZE};
+use dm_remap::engine::identity::Identity;
 use dm_remap::engine::{Slot, Unit};
 
 pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
 }
 
-/// The metadata of a region in memory; the last version of each table block, and all blocks.
+/// The metadata of a region in memory, all of whose table blocks are in use: the last version of each.
 pub(crate) struct Image {
     pub(crate) geometry: Geometry,
     pub(crate) tables: Vec<Block>,
+    pub(crate) main: Identity,
     uuid: Uuid,
     label: [u8; 64],
     generation: u64,
@@ -30,9 +33,16 @@ impl Image {
             blank_table_block(&mut block, &uuid, number, crc32c);
             block
         };
+        let mut tables: Vec<Block> = (0..geometry.table_blocks).map(table).collect();
+        let mut in_use = geometry.first_part();
+        while let Some(next) = geometry.next_part(in_use) {
+            set_next_in_use(&mut tables[in_use as usize - 1], next);
+            in_use = next;
+        }
         Self {
             geometry,
-            tables: (0..geometry.table_blocks).map(table).collect(),
+            tables,
+            main: Identity::default(),
             uuid,
             label: padded,
             generation: 1,
@@ -77,6 +87,7 @@ impl Image {
                 geometry: *g,
                 created: 1_800_000_000,
                 label: self.label,
+                main: self.main,
             };
             superblock.write(&mut block, copy, crc32c);
             put(g.superblock_sector(copy), &block);

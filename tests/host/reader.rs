@@ -6,6 +6,7 @@ use crate::image::{crc32c, Image};
 use crate::tool::{all, done, list, source, Done, Place};
 use dm_remap::engine::format::{blank_table_block, record, seal_table_block, Cause, State};
 use dm_remap::engine::geometry::Geometry;
+use dm_remap::engine::identity::{DiskId, IdKind, Identity};
 use dm_remap::engine::{Slot, Unit};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -47,6 +48,13 @@ fn the_worked_example_is_what_the_engine_writes_and_reads() {
     let geometry = Geometry::plan(1003, 48, 4, 2).unwrap();
     let uuid: [u8; 16] = std::array::from_fn(|n| 0xa0 + n as u8);
     let mut image = Image::new(geometry, uuid, "example");
+    let number = std::array::from_fn(|n| {
+        [
+            0x50, 0, 0xc5, 0, 0xa1, 0xb2, 0xc3, 0xd4, 0, 0, 0, 0, 0, 0, 0, 0,
+        ][n]
+    });
+    let disk = DiskId::new(IdKind::Naa, number, 8).map(|id| (id, 2048));
+    image.main = Identity::new(b"c001cafe-02", disk).unwrap();
     let unit = Unit(250);
     let entry = |unit, mask| State::Entry { unit, mask };
     let bad = State::Bad { unit, lost: 4 };

@@ -1,7 +1,8 @@
 """damage.py: damages the metadata of a spare in many ways; each time the target is activated and all of main is read.
 
 Damages are: zeroed, a bit flipped, swapped with the next metadata block, replaced by an older generation of the same block.
-First each block suffers each of them, then random pairs of blocks two random ones.
+First each block suffers each of them, then random pairs of blocks two random ones. The table has two parts, and blocks behind
+them that are not in use, although they look as if they were, with entries.
 
 What must come of it follows from what is left: a block counts if one of its copies is left, the newest there is. So a table
 block whose newest copies are all gone, and which has an older one, is as it was then: from a cut in the middle of a
@@ -17,10 +18,11 @@ import subprocess
 import sys
 
 import dm
+from reader import crc32c
 
 BLOCK = 4096
-UNIT = 8
-MAIN, SPARE = 2 * 2048, 2048  # sectors
+UNIT = 2
+MAIN, SPARE = 2 * 2048, 2 * 2048  # sectors
 BAD = MAIN // 2  # before this one, main takes no write while the spare is filled
 PAIRS = 60
 KINDS = ["zeroed", "flipped", "swapped", "older"]
@@ -95,7 +97,7 @@ class Image:
         write(main_fd, 0, b"".join(dm.sector(s, 1) for s in range(MAIN)))
         units = list(range(BAD // UNIT))
         random.Random(1).shuffle(units)
-        first, then = units[:140], units[:20] + units[130:200]
+        first, then = units[:800], units[:800:7] + units[800:840]
         write_units(first, UNIT // 2, 2)
         old = dm.read_all("/dev/spare")
         status, said = dmremap("label", "/dev/spare", "newer")
@@ -103,8 +105,18 @@ class Image:
         write_units(then, UNIT, 3)
         new = dm.read_all("/dev/spare")
         copies, = struct.unpack_from("<I", new, 92)
-        blocks, = struct.unpack_from("<Q", new, 104)
         areas = struct.unpack_from("<4Q", new, 136)[:copies]
+        blocks, last = 4, (areas[0] + 3) * BLOCK
+        blocks, = struct.unpack_from("<Q", new, last + 48)
+        self.parts = blocks, struct.unpack_from("<Q", new, 104)[0]
+        for area in areas:
+            for number in range(*self.parts):
+                forged = bytearray(new[last:last + BLOCK])
+                struct.pack_into("<QQQ", forged, 32, number, 1000, 0)
+                struct.pack_into("<I", forged, 8, 0)
+                struct.pack_into("<I", forged, 8, crc32c(bytes(forged)))
+                write(spare_fd, (area + number) * BLOCK, forged)
+        new = dm.read_all("/dev/spare")
         self.places = [(("superblock", 0), 0)]
         self.places += [(("table block", n), (area + n) * BLOCK) for area in areas for n in range(blocks)]
         self.places += [(("superblock", 0), SPARE * dm.SECTOR - BLOCK)]
@@ -115,14 +127,15 @@ class Image:
         self.in_slot = [dm.sector(s, version.get(s // UNIT, 1)) for s in range(MAIN)]
 
     def is_fit(self):
-        """Whether each block has entries, and all copies are of one generation that is not the first."""
+        """Whether each block but the last has entries, and all copies are of one generation that is not the first."""
         generations, entries = collections.defaultdict(set), []
         for of, at in self.places:
             generations[of].add(tuple(struct.unpack_from("<Q", i[at], 40)[0] for i in (self.old, self.new)))
-            if of[0] == "table block":
+            if of[0] == "table block" and of[1] < self.parts[0] - 1:
                 entries.append(len(entries_of(self.old[at])))
-        print(f"# generations {dict(generations)}, entries {entries}", flush=True)
-        return len(generations) > 2 and all(entries) and all(len(g) == 1 and min(g)[0] < min(g)[1] for g in generations.values())
+        print(f"# {self.parts} blocks in use, of all; generations {dict(generations)}, entries {entries}", flush=True)
+        return self.parts[0] == 8 and self.parts[1] > 12 and all(entries) and all(
+            len(g) == 1 and (min(g)[0] < min(g)[1] or of == ("table block", self.parts[0] - 1)) for of, g in generations.items())
 
     def content(self, tables):
         """What the device has if these table blocks count."""

@@ -3,10 +3,11 @@
 #
 # damage.py explains. tests/host/damage.rs and src/engine/image.rs have thousands of cases more.
 # kernels: stock (debug)
+# vm: --include tests/reader.py
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
 disk main 2
-disk spare 1
+disk spare 2
 modprobe dm_remap
 exec python3 /host/damage.py

@@ -23,7 +23,8 @@ activated there, and read back:
 
 A disk may also write some of its cache: so some states have a random part of the writes up to the next flush.
 
-A metadata write (table block or superblock) is also torn: only some of its sectors arrive. Writes without a flush
+A metadata write (table block or superblock) is also torn: only some of its sectors arrive. So is what takes more of the table
+in use, at each of its sectors: the new blocks, and the block that leads to them. Writes without a flush
 between them may have been on the way at the same time; so if two replicas were written like that, both are torn.
 """
 
@@ -50,6 +51,7 @@ WRITES = int(sys.argv[1]) if len(sys.argv) > 1 else 250  # in each of two rounds
 WORKERS = os.cpu_count()
 REPLACED = max(3, WRITES // 20)  # slots in each round that fail a write, and as many that fail a read
 PER_BLOCK = 126  # records in a table block
+FIRST_PART = 4  # table blocks that formatting makes
 CHUNK = 64 << 10
 IDLE = f"0 {MAIN} error"  # the table between activations
 
@@ -190,6 +192,13 @@ class Workload:
             if any(slot // PER_BLOCK > block for slot in given):
                 break
 
+    def extend(self):
+        """Has entries for more slots than the table blocks describe that formatting made."""
+        for first in range(RAW - 16 * UNIT, 0, -16 * UNIT):
+            if max((slot for slot, _ in self.listed().values()), default=0) > FIRST_PART * PER_BLOCK + 2:
+                break
+            dm.message("r", f"mark {first} {16 * UNIT}")
+
     def replace(self, device, log, bad):
         """Makes slots fail, one after the other, on a write or a read, when their table block has no free slot."""
         c = self.chance
@@ -257,6 +266,7 @@ class Workload:
             self.mark(f"mounted{turn}")
             threads = [threading.Thread(target=self.write_files, args=("/mnt", WRITES // 10))]
             if turn:
+                self.extend()
                 threads.append(threading.Thread(target=self.move, args=(HEALED,)))
             for thread in threads:
                 thread.start()
@@ -534,13 +544,16 @@ class Replay:
             self.fail(promise, f"e2fsck: {fsck.returncode}: {fsck.stdout[-300:]}")
         dm.remove(f"{self.name}fs")
 
-    def tear(self, point, writes, chance):
+    def tear(self, point, writes, chance, at_sector=None):
         """Checks the state with `writes` (sector, old data, new data) done in part, of which the last was not made yet.
+        `at_sector`: up to there.
         """
         for sector, old, new in writes:
             torn = bytearray(old)
             sectors = len(new) // dm.SECTOR
-            if chance.random() < 0.75:
+            if at_sector:
+                arrived = range(at_sector)
+            elif chance.random() < 0.75:
                 arrived = range(chance.randrange(1, sectors))
             else:
                 arrived = chance.sample(range(sectors), chance.randrange(1, sectors))
@@ -615,8 +628,13 @@ def replay_states(worker, states, base, log, steps, work):
                 at_point = False
             data = log[step.at:step.at + step.count * 512]
             first, length = step.sector * 512, len(data)
+            old = base[first:first + length]
+            if data[:8] == b"RMAPTABL" and first >= spare and (length > 4096 or data[48:56] != old[48:56]):
+                replay.number["extends"] += length == 4096
+                for sectors in range(1, length // 512):
+                    if points in mine:
+                        replay.tear(f"in log entry {n}, {sectors} sectors of more of the table", [(step.sector, old, data)], chance, sectors)
             if data[:8] in (b"RMAPTABL", b"RMAPSUPR") and first >= spare and length == 4096:
-                old = base[first:first + length]
                 # Two replicas of the same block.
                 block = (data[:8], data[32:40])
                 together = [w for w in since_flush if (w[2][:8], w[2][32:40]) == block and w[0] != step.sector]
@@ -699,6 +717,7 @@ def main():
             (REPLACED, "slots replaced across table blocks by reads", moved[1]),
             (WRITES * 2, "states at a flush or FUA write", points),
             (WRITES * 2 // 5, "torn metadata writes", number["torn"]),
+            (2, "writes that take more of the table in use, of both replicas", number["extends"]),
         )
     }
     promises = [

@@ -44,6 +44,7 @@ pub(crate) enum Command {
     Import(Import),
     Export(Export),
     Label(Label),
+    Rebind(Rebind),
     /// Write the manual pages, of dmremap and of each command, to a directory
     #[command(hide = true)]
     Man {
@@ -78,6 +79,17 @@ pub(crate) struct Bounds {
     pub(crate) spare_sectors: Option<u64>,
 }
 
+/// The main device that a spare is to serve.
+#[derive(Args)]
+pub(crate) struct Main {
+    /// The main device: is it the one that the spare was made for?
+    #[arg(long, value_name = "DEVICE", value_hint = ValueHint::FilePath)]
+    pub(crate) main: Option<PathBuf>,
+    /// First sector on it of what is protected
+    #[arg(long, value_name = "SECTOR", default_value_t = 0, requires = "main")]
+    pub(crate) main_start: u64,
+}
+
 /// Make a new, empty spare
 ///
 /// Says first what there is and what there will be, and asks. A region that is not blank is refused
@@ -101,6 +113,9 @@ pub(crate) struct Format {
     #[arg(long, value_name = "DEVICE", value_hint = ValueHint::FilePath,
           required_unless_present = "main_sectors")]
     pub(crate) main: Option<PathBuf>,
+    /// First sector on it of what is protected [default: 0]
+    #[arg(long, value_name = "SECTOR", requires = "main")]
+    pub(crate) main_start: Option<u64>,
     /// Length of the device that the spare is for: the length in its table line
     #[arg(long, value_name = "SECTORS")]
     pub(crate) main_sectors: Option<u64>,
@@ -146,7 +161,8 @@ pub(crate) struct Dump {
 
 /// Say whether the metadata is sound; writes nothing
 ///
-/// Reads both superblocks and every replica of every table block.
+/// Reads both superblocks and every replica of every table block that is in use. With --main, another main than the recorded
+/// one makes it unusable.
 #[derive(Args)]
 #[command(after_help = "\
 Exit status:
@@ -159,6 +175,8 @@ Exit status:
 pub(crate) struct Check {
     #[command(flatten)]
     pub(crate) spare: Spare,
+    #[command(flatten)]
+    pub(crate) main: Main,
 }
 
 /// Rewrite damaged and stale copies from valid ones
@@ -322,4 +340,24 @@ pub(crate) struct Label {
     pub(crate) spare: Spare,
     /// The new label, 64 bytes at most
     pub(crate) label: Option<String>,
+}
+
+/// Record another main device
+///
+/// A spare holds sectors of one main device, and says which: the UUID of its partition, and the number of its disk. With
+/// any other, activation is refused. Say here that the disk was replaced by a copy, or sits behind a bridge that hides its
+/// number.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  dmremap rebind /dev/sdb1 --main /dev/disk/by-id/wwn-0x5000c500a1b2c3d4-part1")]
+pub(crate) struct Rebind {
+    #[command(flatten)]
+    pub(crate) spare: Spare,
+    /// The main device from now on
+    #[arg(long, value_name = "DEVICE", value_hint = ValueHint::FilePath)]
+    pub(crate) main: PathBuf,
+    /// First sector on it of what is protected
+    #[arg(long, value_name = "SECTOR", default_value_t = 0)]
+    pub(crate) main_start: u64,
 }

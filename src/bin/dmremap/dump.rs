@@ -26,14 +26,27 @@ struct SuperblockView {
     unit_sectors: u32,
     metadata_copies: u32,
     main_sectors: u64,
+    main: MainView,
     spare_sectors: u64,
     table_blocks: u64,
+    table_blocks_in_use: u64,
     data_start: u64,
     area_start: Vec<u64>,
     slots_total: u64,
     slots_usable: u64,
     slots_used: u64,
     slots_bad: u64,
+}
+
+/// What is known of main.
+#[derive(Serialize)]
+struct MainView {
+    partition_uuid: Option<String>,
+    disk_id: Option<String>,
+    /// First sector on the disk.
+    disk_start: Option<u64>,
+    #[serde(skip)]
+    text: String,
 }
 
 #[derive(Serialize)]
@@ -156,12 +169,19 @@ impl View {
                 unit_sectors: g.unit_sectors,
                 metadata_copies: g.copies,
                 main_sectors: g.main_sectors,
+                main: MainView {
+                    partition_uuid: s.main.partition().map(String::from),
+                    disk_id: s.main.disk.map(|(id, _)| id.to_string()),
+                    disk_start: s.main.disk.map(|(_, start)| start),
+                    text: s.main.to_string(),
+                },
                 spare_sectors: g.spare_sectors,
                 table_blocks: g.table_blocks,
+                table_blocks_in_use: image.in_use,
                 data_start: g.data_start,
                 area_start: g.areas().to_vec(),
                 slots_total: g.slots_total,
-                slots_usable: image.slots.total(),
+                slots_usable: image.slots.usable(),
                 slots_used: image.slots.used(),
                 slots_bad: image.slots.bad(),
             },
@@ -178,7 +198,8 @@ impl View {
         writeln!(out, "label       {}", s.label)?;
         writeln!(out, "created     {}", time(s.created))?;
         writeln!(out, "generation  {}{read_only}", s.generation)?;
-        writeln!(out, "main        {}", crate::ui::size(s.main_sectors))?;
+        let length = crate::ui::size(s.main_sectors);
+        writeln!(out, "main        {length}, {}", s.main.text)?;
         writeln!(out, "spare       {}", crate::ui::size(s.spare_sectors))?;
         writeln!(
             out,
@@ -192,8 +213,8 @@ impl View {
         )?;
         writeln!(
             out,
-            "table       {} replicas of {} blocks, at blocks {:?}",
-            s.metadata_copies, s.table_blocks, s.area_start
+            "table       {} replicas of {} blocks, {} in use, at blocks {:?}",
+            s.metadata_copies, s.table_blocks, s.table_blocks_in_use, s.area_start
         )?;
         for e in &self.entries {
             write!(out, "{} {} {} {}", e.sector, e.state, e.slot, e.mask)?;

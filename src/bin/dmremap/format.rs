@@ -4,13 +4,15 @@
 
 use crate::cli::Format;
 use crate::dump::{time, uuid};
-use crate::image::{crc32c, probe, superblock_at, table_at, Image};
+use crate::image::{crc32c, probe, superblock_at, Image};
 use crate::label::{decode, encode};
+use crate::main_device::identity;
 use crate::region::{measure, Access, Region};
-use crate::{import::now, ui, Status};
+use crate::{change, import::now, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{blank_table_block, Block, Superblock};
+use dm_remap::engine::format::{Block, Superblock};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_UNIT_SECTORS};
+use dm_remap::engine::identity::Identity;
 use dm_remap::engine::image::text;
 use std::io::{stdout, Write as _};
 use std::ops::Range;
@@ -68,7 +70,7 @@ impl Wish {
     /// The layout with the fewest blocks that has `slots` slots to give out.
     fn smallest(&self, slots: u64) -> Result<Geometry> {
         ensure!(slots > 0, "--slots 0: there must be one at least");
-        let suffices = |blocks: u64| self.plan(blocks).is_ok_and(|g| usable(&g) >= slots);
+        let suffices = |blocks: u64| self.plan(blocks).is_ok_and(|g| g.usable_slots() >= slots);
         let mut high = 5;
         while !suffices(high) {
             high *= 2;
@@ -88,15 +90,6 @@ impl Wish {
         }
         self.plan(high)
     }
-}
-
-/// Slots that can be given out.
-pub(crate) fn usable(g: &Geometry) -> u64 {
-    let mut last = None;
-    let reserved = g
-        .reserved()
-        .filter(|slot| last.replace(*slot) != Some(*slot));
-    g.slots_total - reserved.count() as u64
 }
 
 /// A share for a person.
@@ -191,7 +184,8 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     let mut main_sectors = args.main_sectors;
     if let Some(main) = &args.main {
         let (length, [logical, physical]) = measure(main)?;
-        main_sectors = main_sectors.or(Some(length));
+        let rest = length.saturating_sub(args.main_start.unwrap_or_default());
+        main_sectors = main_sectors.or(Some(rest));
         sizes = [logical, sizes[1].max(physical)];
     }
     let main_sectors = main_sectors.context("neither --main nor --main-sectors")?;
@@ -254,7 +248,7 @@ pub(crate) fn run(args: Format) -> Result<Status> {
         "{}: {}, and {} slots take {}",
         region.name,
         ui::size(region.blocks * BLOCK_SECTORS),
-        usable(&g),
+        g.usable_slots(),
         ui::size(g.spare_sectors)
     );
 
@@ -271,9 +265,9 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     writeln!(
         stdout(),
         "{} slots of {}: {} of main's {} units",
-        usable(&g),
+        g.usable_slots(),
         ui::size(g.unit_sectors.into()),
-        percent(usable(&g), wish.units()),
+        percent(g.usable_slots(), wish.units()),
         wish.units()
     )?;
     ui::confirm(
@@ -286,11 +280,19 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     }
     let shorter = blocks < region.blocks || args.bounds.spare_sectors.is_some();
     region.truncate(blocks);
-    let superblock = write(region, g, label)?;
+    // Where main begins is not known of a part of a device.
+    let main_start = args.main_start.or(args.main_sectors.is_none().then_some(0));
+    let identity = match &args.main {
+        Some(main) => identity(main, main_start)?,
+        None => Identity::default(),
+    };
+    let superblock = write(region, g, label, identity)?;
     writeln!(stdout(), "uuid {}", uuid(&superblock.uuid))?;
     let main = match &args.main {
-        Some(main) if args.main_sectors.is_none() => format!("{} 0", main.display()),
-        Some(main) => format!("{} <main_start>", main.display()),
+        Some(main) => match main_start {
+            Some(start) => format!("{} {start}", main.display()),
+            None => format!("{} <main_start>", main.display()),
+        },
         None => "<main_dev> <main_start>".into(),
     };
     let start = args.bounds.spare_start;
@@ -307,7 +309,12 @@ pub(crate) fn run(args: Format) -> Result<Status> {
 }
 
 /// Writes the metadata of an empty spare. The first superblock comes last.
-fn write(region: &Region, geometry: Geometry, label: [u8; 64]) -> Result<Superblock> {
+fn write(
+    region: &Region,
+    geometry: Geometry,
+    label: [u8; 64],
+    main: Identity,
+) -> Result<Superblock> {
     let mut uuid = [0; 16];
     rustix::rand::getrandom(&mut uuid[..], rustix::rand::GetRandomFlags::empty())
         .context("no random numbers")?;
@@ -318,29 +325,15 @@ fn write(region: &Region, geometry: Geometry, label: [u8; 64]) -> Result<Superbl
         geometry,
         created: now(),
         label,
+        main,
     };
     // No superblock of before may lead to what is not its table any more.
     for copy in [0, 1] {
         region.write(superblock_at(&geometry, copy), &[0; BLOCK_SIZE])?;
     }
     region.sync()?;
-    let copies = geometry.areas().len();
-    let bar = ui::progress("formatting", geometry.table_blocks * copies as u64);
-    let mut chunk = Vec::new();
-    for copy in 0..copies {
-        for first in (0..geometry.table_blocks).step_by(256) {
-            chunk.clear();
-            for number in first..geometry.table_blocks.min(first + 256) {
-                let mut block: Block = [0; BLOCK_SIZE];
-                blank_table_block(&mut block, &uuid, number, crc32c);
-                chunk.extend_from_slice(&block);
-            }
-            region.write(table_at(&geometry, copy, first), &chunk)?;
-            bar.inc((chunk.len() / BLOCK_SIZE) as u64);
-        }
-    }
+    change::blank_blocks(region, &superblock, 0..geometry.first_part(), &mut |_| ())?;
     region.sync()?;
-    bar.finish_and_clear();
     for copy in [1, 0] {
         let mut block: Block = [0; BLOCK_SIZE];
         superblock.write(&mut block, copy, crc32c);

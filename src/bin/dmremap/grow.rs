@@ -3,7 +3,7 @@
 //! `dmremap grow`.
 
 use crate::cli::{Bounds, Grow};
-use crate::format::{data_in, usable};
+use crate::format::data_in;
 use crate::image::{crc32c, must_not_be_read_only, next, probe, read_superblock, Image, Refused};
 use crate::region::{Access, Region};
 use crate::repair::report;
@@ -145,7 +145,7 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
     writeln!(
         stdout(),
         "{name}: {} slots, {} entries, {}",
-        usable(g),
+        g.usable_slots(),
         image.entries.len(),
         ui::size(from)
     )?;
@@ -156,10 +156,10 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
         found.unwrap_or_else(|| "blank".into())
     )?;
     ui::confirm(
-        &format!("Grow it to {} slots, {}?", usable(&new), ui::size(to)),
+        &format!("Grow it to {} slots, {}?", new.usable_slots(), ui::size(to)),
         args.yes,
     )?;
-    let writes = new.table_blocks * u64::from(new.copies);
+    let writes = image.in_use.max(new.first_part()) * u64::from(new.copies);
     let bar = ui::progress("writing the new table", writes);
     let mut disk = Shown {
         region: &region,

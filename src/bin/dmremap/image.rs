@@ -3,17 +3,18 @@
 //! The metadata of a region, read as a whole and judged by the engine.
 
 use crate::region::Region;
-use crate::{ui, Status};
+use crate::{change, ui, Status};
 use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::entries::{Entry, Loss};
 use dm_remap::engine::format::{Block, Fault, Origin, State, Superblock, FOREIGN};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
 use dm_remap::engine::image::{
-    ends, read_table, settle, text, Ends, Finding, Found, Seen, Settled, Severity, Standing,
-    NOT_BLANK,
+    ends, in_use, read_table, settle, text, Ends, Finding, Found, Seen, Settled, Severity,
+    Standing, NOT_BLANK,
 };
 use dm_remap::engine::slots::SlotMap;
 use dm_remap::engine::{Slot, Unit};
+use std::ops::Range;
 
 /// Continues a CRC-32C; begins with 0.
 pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
@@ -65,6 +66,8 @@ pub(crate) struct Mend {
 /// The metadata of a region.
 pub(crate) struct Image {
     pub(crate) found: Found,
+    /// Table blocks in use.
+    pub(crate) in_use: u64,
     pub(crate) findings: Vec<Finding>,
     /// Sorted by unit.
     pub(crate) entries: Vec<Entry>,
@@ -94,20 +97,10 @@ pub(crate) fn next(generation: u64) -> Result<u64> {
     next.context("its generation is the last that there can be")
 }
 
-/// A map of free slots, those in a metadata area reserved.
-fn no_slots(geometry: &Geometry) -> SlotMap<Vec<u64>> {
-    let words = SlotMap::<Vec<u64>>::words_for(geometry.slots_total);
-    let mut slots = SlotMap::new(vec![0; words as usize], geometry.slots_total);
-    for slot in geometry.reserved() {
-        slots.reserve(slot);
-    }
-    slots
-}
-
 /// What is at the ends of the region.
 pub(crate) fn probe(region: &Region) -> Ends {
     let mut reader = region.reader();
-    let mut read = |block: u64, to: &mut Block| reader.read(block, to);
+    let mut read = |blocks: Range<u64>, to: &mut Block| reader.read(blocks, to);
     ends(&mut read, region.blocks, &mut [0; BLOCK_SIZE], crc32c)
 }
 
@@ -154,7 +147,8 @@ impl Image {
             findings: found.findings().collect(),
             entries: Vec::new(),
             bad: Vec::new(),
-            slots: no_slots(&g),
+            slots: SlotMap::new(Vec::new(), &g),
+            in_use: 0,
             mends: Vec::new(),
             replaced: Vec::new(),
             origins: Vec::new(),
@@ -171,21 +165,28 @@ impl Image {
             }
         }
         let mut losses = Vec::new();
-        let bar = ui::progress("reading the table", g.table_blocks);
         let superblock = image.found.superblock.clone();
         let mut reader = region.reader();
-        read_table(
-            &superblock,
-            &mut |block, to| reader.read(block, to),
-            &mut [[0; BLOCK_SIZE]; MAX_COPIES as usize],
-            crc32c,
-            &mut |seen| {
-                if let Seen::Block { number, .. } = seen {
-                    bar.set_position(number);
-                }
-                image.see(&g, &mut losses, seen);
-            },
-        );
+        let mut read = |blocks: Range<u64>, to: &mut Block| reader.read(blocks, to);
+        let mut room = [[0; BLOCK_SIZE]; MAX_COPIES as usize];
+        let expected = in_use(&superblock, &mut read, &mut room[0], crc32c);
+        let bar = ui::progress("reading the table", expected);
+        let see = &mut |seen: Seen<'_>| {
+            if let Seen::Block { number, .. } = seen {
+                bar.set_position(number);
+            }
+            image.see(&g, &mut losses, seen);
+        };
+        let in_use = read_table(&superblock, &mut read, &mut room, crc32c, see);
+        let words = SlotMap::<Vec<u64>>::words_for(in_use);
+        image.in_use = in_use;
+        image.slots = SlotMap::new(vec![0; words as usize], &g);
+        for entry in &image.entries {
+            image.slots.take(entry.slot);
+        }
+        for bad in &image.bad {
+            image.slots.set_bad(bad.slot);
+        }
         bar.finish_and_clear();
         image.settle(losses);
         image
@@ -212,7 +213,6 @@ impl Image {
                 state: state @ (State::Entry { unit, mask } | State::Moved { unit, mask }),
                 origin,
             } => {
-                self.slots.take(slot);
                 self.entries.push(Entry {
                     held: matches!(state, State::Moved { .. }),
                     ..Entry::new(unit, slot, mask)
@@ -224,7 +224,6 @@ impl Image {
                 state: State::Bad { unit, lost },
                 origin,
             } => {
-                self.slots.set_bad(slot);
                 self.bad.push(BadSlot {
                     slot,
                     unit,
@@ -284,6 +283,20 @@ impl Image {
     pub(crate) fn origin(&self, slot: Slot) -> Origin {
         let at = self.origins.binary_search_by_key(&slot, |(slot, _)| *slot);
         at.map_or(Origin::default(), |at| self.origins[at].1)
+    }
+
+    /// Takes a free slot, and with it, if need be, more of the table in use.
+    pub(crate) fn allocate(&mut self, region: &Region) -> Result<Slot> {
+        loop {
+            if let Some(slot) = self.slots.allocate() {
+                return Ok(slot);
+            }
+            let next = change::extend(region, self, self.in_use)?;
+            self.in_use = next.context("no free slot")?;
+            let words = SlotMap::<Vec<u64>>::words_for(self.in_use);
+            let words = vec![0; words as usize];
+            self.slots.extend(words, &self.found.superblock.geometry);
+        }
     }
 
     /// Refuses an image whose entries cannot be relied on.

@@ -111,7 +111,7 @@ fn into_spare(args: &Import, region: &mut Region, spans: &[Span]) -> Result<Stat
     for unit in &new {
         let (unit, mask) = (*unit, 0);
         updates.push(Update {
-            slot: image.slots.allocate().context("no free slot")?,
+            slot: image.allocate(region)?,
             state: State::Entry { unit, mask },
             cause: Cause::Import,
         });

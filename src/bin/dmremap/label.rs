@@ -3,13 +3,11 @@
 //! `dmremap label`.
 
 use crate::cli::Label;
-use crate::image::{
-    crc32c, must_not_be_read_only, next, open, read_superblock, superblock_at, Refused,
-};
+use crate::image::{must_not_be_read_only, open, Refused};
 use crate::region::{Access, Region};
-use crate::Status;
+use crate::{change, Status};
 use anyhow::{ensure, Result};
-use dm_remap::engine::format::update_superblock;
+use dm_remap::engine::format::Superblock;
 use std::io::{stdout, Write as _};
 
 /// The bytes of a label as a superblock has them.
@@ -49,15 +47,10 @@ pub(crate) fn run(args: &Label) -> Result<Status> {
     if found.findings().next().is_some() {
         return Err(Refused::Damaged(region.name).into());
     }
-    // Copy by copy: a cut tears at most one.
-    let superblock = &found.superblock;
-    let generation = next(superblock.generation)?;
-    for copy in [0, 1] {
-        let at = superblock_at(&superblock.geometry, copy);
-        let mut block = read_superblock(&region, superblock, copy)?;
-        update_superblock(&mut block, copy, generation, &label, crc32c);
-        region.write(at, &block)?;
-        region.sync()?;
-    }
+    let new = Superblock {
+        label,
+        ..found.superblock.clone()
+    };
+    change::superblock(&region, &found.superblock, new)?;
     Ok(Status::Done)
 }

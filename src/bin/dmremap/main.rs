@@ -4,7 +4,8 @@
 //!
 //! - [`cli`]: the command line; everything else is told what to do by it.
 //! - [`region`] and [`image`]: a spare, opened and read.
-//! - [`change`]: records of its table, written.
+//! - [`change`]: records of its table, and its superblocks, written.
+//! - [`main_device`]: which disk main is.
 //! - one module for each command; [`lists`]: the formats of lists of bad sectors.
 
 // They panic when nobody reads what they print.
@@ -22,6 +23,7 @@ mod image;
 mod import;
 mod label;
 mod lists;
+mod main_device;
 mod region;
 mod repair;
 mod ui;
@@ -54,6 +56,7 @@ fn run(command: Command) -> Result<Status> {
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Label(args) => label::run(&args),
+        Command::Rebind(args) => main_device::rebind(&args),
         Command::Man { directory } => {
             let name = || directory.display().to_string();
             clap_mangen::generate_to(Cli::command(), &directory).with_context(name)?;

@@ -212,8 +212,9 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads one block; `false` if it cannot be read.
-    pub(crate) fn read(&mut self, block: u64, to: &mut Block) -> bool {
+    /// Reads the first of `blocks`, the others of which may be asked for next; `false` if it cannot be read.
+    pub(crate) fn read(&mut self, blocks: Range<u64>, to: &mut Block) -> bool {
+        let block = blocks.start;
         let hit = |(first, bytes): &(u64, Vec<u8>)| {
             let from = usize::try_from(block.checked_sub(*first)?)
                 .ok()?
@@ -227,7 +228,7 @@ impl Reader<'_> {
         if self.worn.iter().any(|worn| worn.contains(&block)) {
             return self.region.read(block, to).is_ok();
         }
-        let left = self.region.blocks.saturating_sub(block);
+        let left = self.region.blocks.min(blocks.end).saturating_sub(block);
         let count = left.min((WINDOW / BLOCK_SIZE) as u64);
         let mut bytes = vec![0; count as usize * BLOCK_SIZE];
         if self.region.read(block, &mut bytes).is_err() || count == 0 {

@@ -7,7 +7,7 @@ use crate::cli::{Check, Repair};
 use crate::dump::uuid;
 use crate::image::{crc32c, must_not_be_read_only, superblock_at, table_at, Image, Mend};
 use crate::region::{Access, Region};
-use crate::{import::now, ui, Status};
+use crate::{import::now, main_device, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
 use dm_remap::engine::entries::Loss;
 use dm_remap::engine::format::{number_superblock, Block, Cause, State, Superblock, Update};
@@ -31,6 +31,7 @@ pub(crate) fn status_of(image: &Image) -> Status {
 pub(crate) fn check(args: &Check) -> Result<Status> {
     let mut region = Region::open(&args.spare, Access::Read)?;
     let image = Image::read(&mut region)?;
+    main_device::must_be(image.superblock(), &args.main, &region.name)?;
     report(&region.name, &image)
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
     let status = status_of(image);
     let fatal = |f: &&Finding| f.severity() == Severity::Fatal;
     let fatal = image.findings.iter().filter(fatal).count();
-    let blocks = 2 + image.geometry().table_blocks * u64::from(image.geometry().copies);
+    let blocks = 2 + image.in_use * u64::from(image.geometry().copies);
     let held = format!(
         "{blocks} blocks, {} entries, {} bad slots",
         image.entries.len(),

@@ -10,6 +10,7 @@ use dm_remap::engine::format::{
     Block, Cause, Fault, Origin, State, Superblock, Update,
 };
 use dm_remap::engine::geometry::{Geometry, BLOCK_SIZE};
+use dm_remap::engine::identity::{DiskId, IdKind, Identity};
 use dm_remap::engine::{Slot, Unit};
 
 /// The sectors of `slot`.
@@ -65,6 +66,29 @@ fn is_sound(block: &Block, copy: u64) -> bool {
         && areas[0] >= 1
         && areas.windows(2).all(|pair| pair[0] + tables <= pair[1])
         && ends_before_last((areas[copies - 1] + tables) * 8)
+        && is_main(block)
+}
+
+/// Whether what is said of main can be.
+fn is_main(block: &Block) -> bool {
+    let text = block[248..288].split(|b| *b == 0).next().unwrap();
+    let id = &block[288..304];
+    let (kind, length, start) = (
+        half(block, 304),
+        half(block, 308) as usize,
+        word(block, 312),
+    );
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|b| *b == 0);
+    let is_unknown = kind == 0 && length == 0 && start == 0 && is_zero(id);
+    let is_text = |b: &u8| (0x21..0x7f).contains(b) && !b.is_ascii_uppercase();
+    text.len() < 40
+        && text.iter().all(is_text)
+        && is_zero(&block[248 + text.len()..288])
+        && (is_unknown
+            || matches!(kind, 1..=3)
+                && (1..=16).contains(&length)
+                && !is_zero(&id[..length])
+                && is_zero(&id[length..]))
 }
 
 /// One superblock. Input: copy (bit 0), leave the checksum (bit 1), sample (from bit 2); edits of a
@@ -79,7 +103,7 @@ pub fn superblock(mut data: &[u8]) -> bool {
         let [index] = take(&mut data);
         set_word(
             &mut block,
-            usize::from(index % 32),
+            usize::from(index % 40),
             u64::from_le_bytes(take(&mut data)),
         );
     }
@@ -120,6 +144,20 @@ fn check_superblock(read: Superblock, block: &Block, copy: u64) {
     assert_eq!(g.area_start, [136, 144, 152, 160].map(|at| word(block, at)));
     assert_eq!(read.read_only, word(block, 72) != 0);
 
+    let main = read.main;
+    let partition = main.partition().unwrap_or_default().as_bytes();
+    assert_eq!(&block[248..248 + partition.len()], partition);
+    assert!(block[248 + partition.len()..288].iter().all(|b| *b == 0));
+    let (id, start) = main.disk.map_or((&[][..], 0), |(id, start)| {
+        (block[288..].split_at(id.bytes().len()).0, start)
+    });
+    assert_eq!(main.disk.as_ref().map_or(&[][..], |(id, _)| id.bytes()), id);
+    assert_eq!(
+        (half(block, 308) as usize, word(block, 312)),
+        (id.len(), start)
+    );
+    assert!(main.to_string().is_ascii() && !main.contradicts(&main));
+
     // Written and read, it says the same but for features that it may not write under.
     let mut again = [0; BLOCK_SIZE];
     read.write(&mut again, copy, crc32c);
@@ -133,18 +171,23 @@ fn check_superblock(read: Superblock, block: &Block, copy: u64) {
     let next = Superblock {
         generation: read.generation / 2,
         label: [7; 64],
+        main: Identity::new(
+            b"0-1",
+            DiskId::new(IdKind::Naa, [7; 16], 8).map(|id| (id, 9)),
+        )
+        .unwrap(),
         ..read
     };
-    update_superblock(&mut again, 1 - copy, next.generation, &next.label, crc32c);
+    update_superblock(&mut again, 1 - copy, &next, crc32c);
     assert_eq!(Superblock::read(&again, 1 - copy, crc32c), Ok(next));
-    for at in [8..12, 32..48, 176..240] {
+    for at in [8..12, 32..48, 176..240, 248..320] {
         again[at.clone()].copy_from_slice(&block[at]);
     }
     assert_eq!(again, *block);
 
     // No sum overflows, every slot has its place, every unit its sectors.
     let ends = [0, 1, g.slots_total / 2, g.slots_total - 1].map(|slot| Slot(slot as u32));
-    for slot in g.reserved().take(9).chain(ends) {
+    for slot in g.reserved(0..g.slots_total).take(9).chain(ends) {
         let number = u64::from(slot.0);
         if number < g.slots_total {
             assert_eq!(
@@ -158,7 +201,7 @@ fn check_superblock(read: Superblock, block: &Block, copy: u64) {
         }
     }
     assert!(g
-        .reserved()
+        .reserved(0..g.slots_total)
         .take(9)
         .all(|slot| is_reserved(&g, u64::from(slot.0))));
     let last = Unit(g.units() - 1);

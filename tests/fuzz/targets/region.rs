@@ -16,6 +16,7 @@ use dm_remap::engine::slots::SlotMap;
 use dm_remap::engine::{Refusal, Slot, Unit};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Range;
 
 /// A sample with some blocks replaced.
 struct Region {
@@ -111,7 +112,7 @@ impl Region {
     /// As an activation does it, compared with docs/format.md, section 6. `None`: blank.
     fn judge(&self) -> Result<Option<Judged>, Refusal> {
         let mut room = [[0; BLOCK_SIZE]; 4];
-        let mut read = |at, to: &mut Block| match self.get(at) {
+        let mut read = |at: Range<u64>, to: &mut Block| match self.get(at.start) {
             Some(block) => {
                 *to = *block;
                 true
@@ -135,7 +136,7 @@ impl Region {
         let (mut findings, mut records) = (found.findings().collect::<Vec<_>>(), Vec::new());
         let mut mends = Vec::new();
         let at = |copy, number| g.table_sector(copy, number) / 8;
-        read_table(
+        let all = read_table(
             &found.superblock,
             &mut read,
             &mut room,
@@ -158,7 +159,9 @@ impl Region {
 
         // The same by other means.
         let (mut bad, mut expected) = (Vec::new(), Vec::new());
-        for number in 0..g.table_blocks {
+        let (mut in_use, mut number) = (g.table_blocks.min(4), 0);
+        let mut misplaced = Vec::new();
+        while number < in_use {
             let valid = |copy| {
                 let block = self.get(at(copy, number))?;
                 let generation = table_block_generation(block, &found.superblock.uuid, number)?;
@@ -166,8 +169,15 @@ impl Region {
             };
             let Some((.., block)) = (0..g.areas().len()).filter_map(valid).max() else {
                 bad.push((number, None));
+                number += 1;
                 continue;
             };
+            let next = u64::from_le_bytes(block[48..56].try_into().unwrap());
+            if number + 1 == in_use && in_use < next && next <= g.table_blocks {
+                in_use = next;
+            } else if next != 0 {
+                misplaced.push((number, next));
+            }
             for index in 0..126 {
                 let slot = Slot((number * 126 + index as u64) as u32);
                 match state(block, number, index, g) {
@@ -176,7 +186,14 @@ impl Region {
                     None => bad.push((number, Some(index))),
                 }
             }
+            number += 1;
         }
+        assert_eq!(all, in_use);
+        let found_misplaced = findings.iter().filter_map(|finding| match *finding {
+            Finding::InUse { block, next } => Some((block, next)),
+            _ => None,
+        });
+        assert_eq!(found_misplaced.collect::<Vec<_>>(), misplaced);
         assert_eq!(records, expected);
         let fatal = findings.iter().filter_map(|finding| match *finding {
             Finding::NoReplica { block, .. } => Some((block, None)),
@@ -227,8 +244,7 @@ impl Region {
         for (copy, standing) in (0..).zip(standing) {
             if matches!(standing, Standing::Stale { .. } | Standing::Damaged(_)) {
                 let mut block = Box::new(newest);
-                let (generation, label) = (superblock.generation, &superblock.label);
-                update_superblock(&mut block, copy, generation, label, crc32c);
+                update_superblock(&mut block, copy, superblock, crc32c);
                 self.changed.insert(place(copy), Some(block));
             }
         }
@@ -355,11 +371,8 @@ impl Judged {
         assert_eq!(without.count(), orphans);
 
         let g = &self.found.superblock.geometry;
-        let words = SlotMap::<Vec<u64>>::words_for(g.slots_total);
-        let mut slots = SlotMap::new(vec![0; words as usize], g.slots_total);
-        for slot in g.reserved() {
-            slots.reserve(slot);
-        }
+        let words = SlotMap::<Vec<u64>>::words_for(g.table_blocks);
+        let mut slots = SlotMap::new(vec![0; words as usize], g);
         for entry in &self.entries {
             assert!(slots.take(entry.slot), "slot {} is not free", entry.slot.0);
             if twice == 0 {

@@ -34,7 +34,7 @@ fn features<'a>(words: &[&'a [u8]]) -> BTreeMap<&'a [u8], Option<&'a [u8]>> {
     }
     let mut features = BTreeMap::new();
     while let Some(name) = words.next() {
-        let value = (*name != b"no_format").then(|| *words.next().unwrap());
+        let value = (!matches!(*name, b"no_format" | b"rebind")).then(|| *words.next().unwrap());
         assert_eq!(features.insert(*name, value), None, "accepted twice");
     }
     features
