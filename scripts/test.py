@@ -98,7 +98,7 @@ def scenario(script, kernel):
     name = f"{script.stem}-{kernel}"
     start = time.monotonic()
     passed, failed, skipped = 0, [], 0
-    options = ["--kernel", kernel, "--timeout", "600"]
+    options = ["--kernel", kernel, "--timeout", "1200"]
     for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
         options += ["--include", str(helper)]
     images = []

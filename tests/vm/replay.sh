@@ -5,7 +5,7 @@
 # kernels: stock
 # args: 20
 # all-args: 250
-# vm: --timeout 900
+# vm: --timeout 2400
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
