@@ -94,20 +94,17 @@ fn the_size_follows_from_what_is_wanted() {
     let format = [&["format", "s.img", "--yes"], &MAIN[..]].concat();
     let with = |more: &[&str]| place.run(&[&format[..], more].concat());
     with(&["--share", "50"]).failed(4, "4096 slots take");
-    with(&["--slots", "0"]).failed(4, "--slots 0");
-    with(&["--share", "0"]).failed(4, "--share 0");
-    with(&["--share", "101"]).failed(4, "--share 101");
+    with(&["--slots", "0"]).failed(64, "--slots");
+    with(&["--share", "0"]).failed(64, "--share");
+    with(&["--share", "101"]).failed(64, "--share");
     with(&["--share", "1", "--slots", "5"]).failed(64, "--slots");
     assert!(place.image().iter().all(|b| *b == 0));
     // 1 % of 8192 units.
     let said = with(&["--share", "1", "--metadata-copies", "4"]).ok();
     assert!(said.contains("2 spare_sectors "), "{said}");
-    let superblock = place.dump("s.img")["superblock"].clone();
-    assert!(
-        superblock["slots_usable"].as_u64().unwrap() >= 82,
-        "{superblock}"
-    );
-    let sectors = superblock["spare_sectors"].as_u64().unwrap();
+    let dump = place.dump("s.img");
+    assert!(dump["slots"]["total"].as_u64().unwrap() >= 82, "{dump}");
+    let sectors = dump["spare"]["sectors"].as_u64().unwrap();
     let less = Geometry::plan(65536, sectors - 8, 8, 4).unwrap();
     assert!(less.usable_slots() < 82);
 }
@@ -119,19 +116,19 @@ fn impossible_formats_name_what_is_wrong() {
     place.blank("tiny", 4);
     let run = |arguments: &[&str]| place.run(&[&["format", "--yes"], arguments].concat());
     let with = |more: &[&str]| run(&[&["s.img"], &MAIN[..], more].concat());
-    with(&["--unit-sectors", "3"]).failed(4, "unit_sectors must be");
-    with(&["--unit-sectors", "128"]).failed(4, "unit_sectors must be");
-    with(&["--unit-sectors", "0"]).failed(4, "--unit-sectors 0");
-    with(&["--metadata-copies", "1"]).failed(64, "2..=4");
-    with(&["--metadata-copies", "5"]).failed(64, "2..=4");
-    with(&["--label", &"x".repeat(65)]).failed(4, "65 bytes, 64 at most");
-    with(&["--label", "a\nb"]).failed(4, "control characters");
+    with(&["--unit-sectors", "3"]).failed(64, "a power of two from 1 to 64");
+    with(&["--unit-sectors", "128"]).failed(64, "a power of two from 1 to 64");
+    with(&["--unit-sectors", "0"]).failed(64, "--unit-sectors");
+    with(&["--metadata-copies", "1"]).failed(64, "from 2 to 4");
+    with(&["--metadata-copies", "5"]).failed(64, "from 2 to 4");
+    with(&["--label", &"x".repeat(65)]).failed(64, "65 bytes, 64 at most");
+    with(&["--label", "a\nb"]).failed(64, "U+000A is a control");
     with(&["--spare-start", "1000"]).failed(4, "ends at sector 800");
     with(&["--spare-sectors", "801"]).failed(4, "ends at sector 800");
     run(&["s.img"]).failed(64, "--main");
     run(&["s.img", "--main", "nosuch"]).failed(4, "nosuch");
-    run(&["s.img", "--main", "s.img"]).failed(4, "main and spare are the same");
-    run(&["s.img", "--main-sectors", "0"]).failed(4, "main has no sectors");
+    run(&["s.img", "--main", "s.img"]).failed(4, "main and spare overlap");
+    run(&["s.img", "--main-sectors", "0"]).failed(64, "one sector at least");
     run(&["s.img", "--main-sectors", "-5"]).failed(64, "-5");
     run(&[&["tiny"], &MAIN[..]].concat()).failed(4, "tiny: Spare region is too small");
     run(&[&["nosuch"], &MAIN[..]].concat()).failed(4, "nosuch");
@@ -168,7 +165,7 @@ fn main_may_be_a_device_or_a_file() {
         said.contains("table: 0 4000 remap main 0 s.img 0\n"),
         "{said}"
     );
-    assert_eq!(place.dump("s.img")["superblock"]["main_sectors"], 4000);
+    assert_eq!(place.dump("s.img")["main"]["sectors"], 4000);
 }
 
 #[test]
@@ -178,15 +175,15 @@ fn labels_are_set_and_kept() {
     assert_eq!(place.run(&["label", "s.img"]).ok(), "test\n");
     place.run(&["label", "s.img", "linke Platte, außen"]).ok();
     assert_eq!(place.run(&["label", "s.img"]).ok(), "linke Platte, außen\n");
-    assert_eq!(place.dump("s.img")["superblock"]["generation"], 2);
+    assert_eq!(place.dump("s.img")["spare"]["generation"], "2");
     place.run(&["check", "s.img"]).ok();
     let image = place.image();
     place
         .run(&["label", "s.img", &"ß".repeat(33)])
-        .failed(4, "66 bytes");
+        .failed(64, "66 bytes");
     place
         .run(&["label", "s.img", "\u{1b}[31m"])
-        .failed(4, "control characters");
+        .failed(64, "U+001B is a control");
     assert!(place.image() == image);
     // Either copy alone does.
     for copy in [0, 479] {
@@ -220,10 +217,10 @@ fn dump_says_the_same_to_people_and_programs() {
     );
     assert!(text.contains("label       a\\u{1b}b\n"), "{text}");
     let json = place.dump("s.img");
-    assert_eq!(json["superblock"]["slots_used"], 1);
+    assert_eq!(json["slots"]["used"], 1);
     assert_eq!(json["entries"][0]["slot_sector"], g.data_start + 40);
     assert_eq!(json["entries"][0]["mask"], "f");
-    assert_eq!(json["entries"][0]["changed"], 1_800_000_000);
+    assert_eq!(json["entries"][0]["changed"], "2027-01-15T08:00:00Z");
 }
 
 #[test]
@@ -274,20 +271,8 @@ fn a_closed_pipe_is_no_reason_to_complain() {
     for command in [
         &["dump", "s.img"][..],
         &["dump", "--json", "s.img"],
-        &["check", "s.img"],
         &["label", "s.img"],
         &["export", "s.img", "--format", "ddrescue"],
-        &["import", "s.img", "list", "--format", "sectors"],
-        &["repair", "s.img", "--yes"],
-        &["format", "--advise", "--main-sectors", "65536"],
-        &[
-            "format",
-            "s.img",
-            "--main-sectors",
-            "65536",
-            "--force",
-            "--yes",
-        ],
         &["completions", "bash"],
     ] {
         let mut child = place.command(command);
@@ -306,23 +291,4 @@ fn a_closed_pipe_is_no_reason_to_complain() {
     let child = child.stdout(full).output().unwrap();
     let said = String::from_utf8_lossy(&child.stderr);
     assert!(said.contains("No space left"), "{said}");
-}
-
-#[test]
-fn manual_and_completions_come_from_the_same_source() {
-    let place = Place::new();
-    fs::create_dir(place.path("man")).unwrap();
-    place.run(&["man", "man"]).ok();
-    let page = fs::read_to_string(place.path("man/dmremap.1")).unwrap();
-    assert!(page.contains("Exit status"));
-    for command in [
-        "format", "dump", "check", "repair", "grow", "import", "export", "label",
-    ] {
-        let page = fs::read_to_string(place.path(&format!("man/dmremap-{command}.1"))).unwrap();
-        assert!(page.contains(".SH SYNOPSIS"));
-        for shell in ["bash", "zsh", "fish"] {
-            assert!(place.run(&["completions", shell]).ok().contains(command));
-        }
-    }
-    place.run(&["man", "nosuch"]).failed(4, "nosuch");
 }

@@ -195,7 +195,7 @@ fn a_replaced_slot_that_is_not_recorded_as_bad_is_named_and_repair_records_it() 
         (
             entries[0]["slot"].as_u64().unwrap(),
             word("mask"),
-            word("lost"),
+            word("lost_mask"),
         )
     };
     assert_eq!(of_unit(900), (300, "8".into(), "1".into()));
@@ -206,7 +206,7 @@ fn a_replaced_slot_that_is_not_recorded_as_bad_is_named_and_repair_records_it() 
         let bad = bad.map(|b| {
             (
                 b["slot"].as_u64().unwrap(),
-                b["lost"].as_str().unwrap().into(),
+                b["lost_mask"].as_str().unwrap().into(),
             )
         });
         bad.collect::<Vec<(u64, String)>>()
@@ -215,7 +215,7 @@ fn a_replaced_slot_that_is_not_recorded_as_bad_is_named_and_repair_records_it() 
         [(1, "81"), (18, "1"), (20, "2"), (140, "0")].map(|(slot, lost)| (slot, lost.into()));
     assert_eq!(bad(&dump), all_bad);
     assert_eq!(dump["findings"][0]["severity"], "mendable");
-    assert_eq!(dump["superblock"]["slots_bad"], 4);
+    assert_eq!(dump["slots"]["bad"], 4);
     // It can be read, and is not written before it is repaired.
     let lost = ["export", "s.img", "--format", "sectors", "--which", "lost"];
     assert!(place.run(&lost).ok().contains("7200"));

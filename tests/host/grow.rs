@@ -259,7 +259,9 @@ fn after_a_cut_no_superblock_leads_to_tables_that_missed_a_write() {
                 continue;
             };
             let right = held(&now);
-            let entries = right.0.as_array().unwrap();
+            let Some(entries) = right.0.as_array() else {
+                continue;
+            };
             used += usize::from(entries.iter().any(|e| e["sector"] == 8008));
             let good = place.image();
             for lost in [&[0][..], &[OLD - 1], &[NEW - 1], &[0, OLD - 1]] {
@@ -414,8 +416,8 @@ proptest! {
         place.run(&["check", "s.img"]).ok();
         let after = place.dump("s.img");
         prop_assert!(held(&before) == held(&after));
-        prop_assert_eq!(&after["superblock"]["label"], "a label");
-        prop_assert_eq!(&after["superblock"]["uuid"], &before["superblock"]["uuid"]);
+        prop_assert_eq!(&after["spare"]["label"], "a label");
+        prop_assert_eq!(&after["spare"]["uuid"], &before["spare"]["uuid"]);
         prop_assert_eq!(reader(&place, &[], "s.img").ok(), listed);
         // No data of a slot was touched.
         let new = place.image();
@@ -454,9 +456,9 @@ fn grow_writes_only_when_told_to() {
         said.contains("spare_sectors in the table line, if it is there: 1240"),
         "{said}"
     );
-    let superblock = place.dump("s.img")["superblock"].clone();
-    assert_eq!(superblock["spare_sectors"], 1240);
-    assert_eq!(superblock["generation"], 3);
+    let spare = place.dump("s.img")["spare"].clone();
+    assert_eq!(spare["sectors"], 1240);
+    assert_eq!(spare["generation"], "3");
     grow(&["--yes"]).ok();
     place.run(&["check", "s.img"]).ok();
 }
@@ -541,7 +543,7 @@ fn while_it_grows_nothing_else_uses_a_spare() {
         .run(&["grow", "s.img", "--spare-sectors", "1200", "--yes"])
         .failed(
             4,
-            "growing to 2640 sectors (1.29 MiB) was interrupted, and must go on",
+            "growing to 2640 sectors (1.3 MiB) was interrupted, and must go on",
         );
     let bytes = until(0);
     let why = GROWING.to_str().unwrap();
@@ -557,13 +559,13 @@ fn while_it_grows_nothing_else_uses_a_spare() {
     file.unwrap().set_len(300 * 4096).unwrap();
     place
         .run(&["grow", "s.img", "--yes"])
-        .failed(4, "growing from 1200 sectors (600.00 KiB) to 2640 sectors");
+        .failed(4, "growing from 1200 sectors (600 KiB) to 2640 sectors");
     place.write("s.img", &bytes);
     // However long it is now.
     assert!(place
         .run(&["grow", "s.img", "--yes"])
         .ok()
         .contains("was interrupted"));
-    assert_eq!(place.dump("s.img")["superblock"]["spare_sectors"], 2640);
+    assert_eq!(place.dump("s.img")["spare"]["sectors"], 2640);
     assert_eq!(list(&place.dump("s.img")).lines().count(), 40);
 }

@@ -8,8 +8,12 @@ mod fuzz;
 mod grow;
 mod image;
 mod import;
+mod json;
+mod offline;
 mod reader;
+mod talk;
 #[path = "../fuzz/targets/mod.rs"]
 #[allow(unreachable_pub)] // by the fuzzers
 mod targets;
 mod tool;
+mod wrong_uses;

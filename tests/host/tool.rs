@@ -43,6 +43,15 @@ impl Place {
         self.0.path().join(name)
     }
 
+    /// The names of what is there, sorted.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
     /// A command with standard input empty.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dmremap"));
@@ -118,7 +127,7 @@ fn words(item: &serde_json::Value, names: &[&str]) -> String {
     names.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
-const LIST: [&str; 5] = ["sector", "state", "slot", "mask", "lost"];
+const LIST: [&str; 5] = ["sector", "state", "slot", "mask", "lost_mask"];
 
 /// The entries of `dump --json` as the message `list` has them.
 pub(crate) fn list(dump: &serde_json::Value) -> String {
@@ -130,7 +139,7 @@ pub(crate) fn list(dump: &serde_json::Value) -> String {
 pub(crate) fn all(dump: &serde_json::Value) -> String {
     let entries = dump["entries"].as_array().unwrap().iter();
     let bad = dump["bad_slots"].as_array().unwrap().iter();
-    let bad = bad.map(|b| format!("bad {}\n", words(b, &["slot", "lost"])));
+    let bad = bad.map(|b| format!("bad {}\n", words(b, &["slot", "lost_mask"])));
     let entries = entries.map(|e| words(e, &LIST) + "\n");
     entries.chain(bad).collect()
 }

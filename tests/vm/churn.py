@@ -467,7 +467,7 @@ class Process:
         self.create()
         for _ in range(self.chance.randrange(3)):
             self.chance.choice([self.load, self.load, self.clear, lambda: self.suspend(**self.flags())])()
-        if self.chances(30):
+        if self.chances(80):
             self.refused("create refused", (E.EBUSY,), dm.create_empty, self.name)
         if self.loaded and self.chances(50):
             self.remove("remove with a loaded table")

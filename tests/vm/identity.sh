@@ -105,13 +105,17 @@ check "one that is too short is refused" fails_with "has " dmremap rebind /dev/s
 check "as JSON" eval '
 	dmremap dump --json /dev/spare | grep -F "\"disk_id\": \"naa.5000c500a1b2c301\""'
 
-# Renumbered: the first to be found has the first name.
+# Renumbered: the first to be found has the first name. Which had it before was chance.
 renumber() {
-	local host
+	local host ids="1 0 2"
+	[[ $a < $b ]] || ids="0 1 2"
 	host=$(readlink -f /sys/block/${a##*/}/device)
 	host=${host%/target*} host=${host##*/host}
 	for d in $a $b $c; do echo 1 >/sys/block/${d##*/}/device/delete; done
-	for lun in 1 0 2; do echo "0 $lun 0" >/sys/class/scsi_host/host$host/scan; done
+	for id in $ids; do
+		echo "0 $id 0" >/sys/class/scsi_host/host$host/scan
+		soon compgen -G "/sys/bus/scsi/devices/$host:0:$id:0/block/sd*"
+	done
 	soon plugged
 }
 was="$a $b"

@@ -16,8 +16,8 @@ bad main 1003
 lists_agree() {
 	dmremap dump --json /dev/spare | python3 -c 'import json, sys
 dump = json.load(sys.stdin)
-for e in dump["entries"]: print(e["sector"], e["state"], e["slot"], e["mask"], e["lost"])
-for b in dump["bad_slots"]: print("bad", b["slot"], b["lost"])' >/run/dumped
+for e in dump["entries"]: print(e["sector"], e["state"], e["slot"], e["mask"], e["lost_mask"])
+for b in dump["bad_slots"]: print("bad", b["slot"], b["lost_mask"])' >/run/dumped
 	python3 /host/reader.py --all /dev/spare | cmp - /run/dumped
 	grep -v ^bad /run/dumped | cut -d ' ' -f 1-4 | cmp - /run/list
 }
@@ -37,6 +37,7 @@ refuses() {
 		run dmremap $command >/run/said 2>&1
 		((status == 4))
 		grep -F "in use" /run/said
+		grep -F "/dev/mapper/r " /run/said
 	done
 }
 check "a spare that is in use is refused" refuses

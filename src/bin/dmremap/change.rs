@@ -20,6 +20,17 @@ use std::ops::Range;
 /// After a power cut each table block is as before or as after; so no update may rely on one in another
 /// block.
 pub(crate) fn records(region: &Region, image: &Image, updates: &[Update], now: u64) -> Result<()> {
+    let blocks = changed_blocks(region, image, updates, now)?;
+    write(region, image, &blocks)
+}
+
+/// Those table blocks of `image` that `updates` change, as they will be, for [`write`].
+pub(crate) fn changed_blocks(
+    region: &Region,
+    image: &Image,
+    updates: &[Update],
+    now: u64,
+) -> Result<Vec<(u64, Box<Block>)>> {
     let g = image.geometry();
     let mut changes: BTreeMap<u64, Vec<&Update>> = BTreeMap::new();
     for update in updates {
@@ -36,7 +47,7 @@ pub(crate) fn records(region: &Region, image: &Image, updates: &[Update], now: u
         };
         blocks.push((number, changed(region, image, number, change)?));
     }
-    write(region, image, &blocks)
+    Ok(blocks)
 }
 
 /// Table block `number` with a change, of the next generation.
@@ -46,9 +57,8 @@ fn changed(
     number: u64,
     change: impl FnOnce(&mut Block),
 ) -> Result<Box<Block>> {
-    // All replicas are the same.
     let mut block = Box::new([0; BLOCK_SIZE]);
-    region.read(table_at(image.geometry(), 0, number), &mut block[..])?;
+    region.read(image.newest_at(number), &mut block[..])?;
     let generation = table_generation(&block, &image.superblock().uuid, number, crc32c);
     let Ok(generation) = generation else {
         bail!("{}: table block {number} changed meanwhile", region.name);
@@ -58,7 +68,8 @@ fn changed(
     Ok(block)
 }
 
-fn write(region: &Region, image: &Image, blocks: &[(u64, Box<Block>)]) -> Result<()> {
+/// Writes table blocks, to all replicas.
+pub(crate) fn write(region: &Region, image: &Image, blocks: &[(u64, Box<Block>)]) -> Result<()> {
     let g = image.geometry();
     // One replica of everything is durable before the next one is touched: a cut tears blocks of
     // one replica only.

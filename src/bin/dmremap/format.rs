@@ -7,14 +7,16 @@ use crate::dump::{time, uuid};
 use crate::image::{crc32c, probe, superblock_at, Image};
 use crate::label::{decode, encode};
 use crate::main_device::identity;
+use crate::output::stdout;
 use crate::region::{measure, Access, Region};
+use crate::search;
 use crate::{change, import::now, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
-use dm_remap::engine::format::{Block, Superblock};
+use dm_remap::engine::format::{is_blank, is_unused_table, Block, Superblock};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_UNIT_SECTORS};
 use dm_remap::engine::identity::Identity;
-use dm_remap::engine::image::text;
-use std::io::{stdout, Write as _};
+use dm_remap::engine::image::{text, Finding, Found, Severity, Standing, NOT_BLANK};
+use std::io::Write as _;
 use std::ops::Range;
 use std::path::Path;
 
@@ -59,17 +61,12 @@ impl Wish {
     }
 
     /// Units in a share of main in percent, rounded up.
-    fn share(&self, percent: f64) -> Result<u64> {
-        ensure!(
-            percent > 0.0 && percent <= 100.0,
-            "--share {percent}: not above 0 and up to 100"
-        );
-        Ok((self.units() as f64 * percent / 100.0).ceil() as u64)
+    fn share(&self, percent: f64) -> u64 {
+        (self.units() as f64 * percent / 100.0).ceil() as u64
     }
 
     /// The layout with the fewest blocks that has `slots` slots to give out.
     fn smallest(&self, slots: u64) -> Result<Geometry> {
-        ensure!(slots > 0, "--slots 0: there must be one at least");
         let suffices = |blocks: u64| self.plan(blocks).is_ok_and(|g| g.usable_slots() >= slots);
         let mut high = 5;
         while !suffices(high) {
@@ -100,24 +97,25 @@ fn percent(part: u64, all: u64) -> String {
 fn advise(args: &Format, wish: &Wish) -> Result<Status> {
     writeln!(
         stdout(),
-        "main: {}, {} units of {}",
+        "main: {}, {} of {}",
         ui::size(wish.main_sectors),
-        wish.units(),
+        ui::count(wish.units(), "unit"),
         ui::size(wish.unit_sectors.into())
     )?;
     let wanted = match (args.slots, args.share) {
         (Some(slots), _) => vec![slots],
-        (_, Some(share)) => vec![wish.share(share)?],
+        (_, Some(share)) => vec![wish.share(share)],
         _ => [0.01, 0.1, 0.5, 1.0, 5.0]
             .iter()
             .map(|share| wish.share(*share))
-            .collect::<Result<_>>()?,
+            .collect(),
     };
     for slots in wanted {
         let g = wish.smallest(slots)?;
         writeln!(
             stdout(),
-            "{slots} slots, {} of main: spare of {}",
+            "{}, {} of main: spare of {}",
+            ui::count(slots, "slot"),
             percent(slots, wish.units()),
             ui::size(g.spare_sectors)
         )?;
@@ -131,27 +129,74 @@ fn advise(args: &Format, wish: &Wish) -> Result<Status> {
     Ok(Status::Done)
 }
 
-/// What is on the region; `None`: it is blank, for the kernel as well.
-fn contents(region: &mut Region) -> Result<Option<String>> {
+/// What is on the region, and whether it may go without being asked: it is blank, or what an interrupted format left.
+fn contents(region: &mut Region) -> Result<(String, bool)> {
+    if is_interrupted_format(region)? {
+        return Ok(("an interrupted format".into(), true));
+    }
     let judged = probe(region).judge();
     if judged == Ok(None) {
-        return Ok(None);
+        return Ok(("blank".into(), true));
     }
     if let Ok(Some(found)) = judged {
         let s = &found.superblock;
         let blocks = region.blocks;
         let held = match Image::read(region) {
-            Ok(image) => format!("{} entries", image.entries.len()),
+            Ok(image) => ui::count(image.entries.len() as u64, "entry"),
             Err(_) => "an unreadable table".into(),
         };
         region.blocks = blocks;
-        return Ok(Some(format!(
+        let what = format!(
             "a spare of dm-remap, label {:?}, formatted {}, with {held}",
             decode(&s.label),
             time(s.created)
-        )));
+        );
+        return Ok((what, false));
     }
-    data_in(region, 0..region.blocks)
+    let data = data_in(region, 0..region.blocks)?;
+    Ok((data.unwrap_or_else(|| text(NOT_BLANK).into()), false))
+}
+
+/// Whether the region holds nothing but what a format leaves that was interrupted: empty tables, and perhaps the second
+/// superblock, which may be that of a shorter region.
+fn is_interrupted_format(region: &Region) -> Result<bool> {
+    let mut reader = region.reader();
+    let mut block: Block = [0; BLOCK_SIZE];
+    let mut is_left = false;
+    for blocks in search::ends(0..region.blocks) {
+        for at in blocks.clone() {
+            if !reader.read(at..blocks.end, &mut block) {
+                return Ok(false);
+            }
+            if is_blank(&block) {
+                continue;
+            }
+            let is_unused = is_unused_table(&block, crc32c)
+                || Superblock::read(&block, 1, crc32c).is_ok_and(|s| is_unused(region, at, s));
+            if !is_unused {
+                return Ok(false);
+            }
+            is_left = true;
+        }
+    }
+    Ok(is_left)
+}
+
+/// Whether `superblock` is the second one, in block `at`, of a region that was formatted and never used.
+fn is_unused(region: &Region, at: u64, superblock: Superblock) -> bool {
+    if superblock.generation != 1 || superblock_at(&superblock.geometry, 1) != at {
+        return false;
+    }
+    let standing = [Standing::Current; 2];
+    let image = Image::of(
+        region,
+        Found {
+            superblock,
+            standing,
+        },
+    );
+    let is_lost = |finding: &Finding| finding.severity() == Severity::Fatal;
+    image.entries.is_empty() && image.bad.is_empty() && !image.findings.iter().any(is_lost)
 }
 
 /// What data the first and the last MiB of these blocks hold; `None`: zeroes.
@@ -179,6 +224,11 @@ pub(crate) fn data_in(region: &Region, blocks: Range<u64>) -> Result<Option<Stri
 }
 
 pub(crate) fn run(args: Format) -> Result<Status> {
+    make(args, true)
+}
+
+/// Formats a spare; says at the end what it is and its table line if `tell`.
+pub(crate) fn make(args: Format, tell: bool) -> Result<Status> {
     let label = encode(&args.label)?;
     let mut sizes = [1, BLOCK_SECTORS as u32];
     let mut main_sectors = args.main_sectors;
@@ -201,16 +251,6 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     if let Some(region) = &region {
         let [logical, physical] = region.block_sizes();
         sizes = [sizes[0].max(logical), sizes[1].max(physical)];
-        let same = args
-            .main
-            .as_deref()
-            .is_some_and(|main| region.is_same_as(main));
-        ensure!(
-            !same || args.main_sectors.is_some(),
-            "{}: main and spare are the same; say with --main-sectors and --spare-start \
-             which part is which",
-            region.name
-        );
     }
     let [logical, physical] = sizes;
     let unit_sectors = args.unit_sectors.unwrap_or(physical.min(MAX_UNIT_SECTORS));
@@ -233,7 +273,7 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     };
     let wanted = match (args.slots, args.share) {
         (Some(slots), _) => Some(slots),
-        (_, Some(share)) => Some(wish.share(share)?),
+        (_, Some(share)) => Some(wish.share(share)),
         _ => None,
     };
     let g = match wanted {
@@ -245,30 +285,38 @@ pub(crate) fn run(args: Format) -> Result<Status> {
     let blocks = g.spare_sectors / BLOCK_SECTORS;
     ensure!(
         blocks <= region.blocks,
-        "{}: {}, and {} slots take {}",
+        "{}: {}, and {} take {}",
         region.name,
         ui::size(region.blocks * BLOCK_SECTORS),
-        g.usable_slots(),
+        ui::count(g.usable_slots(), "slot"),
         ui::size(g.spare_sectors)
     );
 
-    let found = contents(region)?;
-    if let Some(found) = &found {
-        ensure!(
-            args.force,
-            "{}: not blank: {found}; --force formats it, and what is on it is lost",
-            region.name
-        );
+    if let Some(main) = &args.main {
+        let start = args.main_start.unwrap_or_default();
+        region.must_not_overlap(blocks, main, start, main_sectors)?;
     }
-    let found = found.unwrap_or_else(|| "blank".into());
-    writeln!(stdout(), "{}: {found}", region.name)?;
+    let (found, is_free) = contents(region)?;
+    ensure!(
+        is_free || args.force,
+        "{}: not blank: {found}; --force formats it, and what is on it is lost",
+        region.name
+    );
+    writeln!(ui::notes(), "{}: {found}", region.name)?;
     writeln!(
-        stdout(),
-        "{} slots of {}: {} of main's {} units",
-        g.usable_slots(),
+        ui::notes(),
+        "main: {}, {} of {}",
+        ui::size(main_sectors),
+        ui::count(wish.units(), "unit"),
+        ui::size(g.unit_sectors.into())
+    )?;
+    writeln!(
+        ui::notes(),
+        "{} of {}: {} of main's {}",
+        ui::count(g.usable_slots(), "slot"),
         ui::size(g.unit_sectors.into()),
         percent(g.usable_slots(), wish.units()),
-        wish.units()
+        ui::count(wish.units(), "unit")
     )?;
     ui::confirm(
         &format!("Write {} copies of the metadata?", g.copies),
@@ -287,6 +335,9 @@ pub(crate) fn run(args: Format) -> Result<Status> {
         None => Identity::default(),
     };
     let superblock = write(region, g, label, identity)?;
+    if !tell {
+        return Ok(Status::Done);
+    }
     writeln!(stdout(), "uuid {}", uuid(&superblock.uuid))?;
     let main = match &args.main {
         Some(main) => match main_start {

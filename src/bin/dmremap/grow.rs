@@ -5,8 +5,10 @@
 use crate::cli::{Bounds, Grow};
 use crate::format::data_in;
 use crate::image::{crc32c, must_not_be_read_only, next, probe, read_superblock, Image, Refused};
+use crate::output::stdout;
 use crate::region::{Access, Region};
 use crate::repair::report;
+use crate::search::{self, superblocks};
 use crate::{ui, Status};
 use anyhow::{anyhow, bail, ensure, Context as _, Result};
 use dm_remap::engine::format::{read_growth, Block, Growth, Superblock, GROWING};
@@ -14,7 +16,8 @@ use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, GROWS_TOO_
 use dm_remap::engine::grow::{finish, is_prepared, prepare, Disk};
 use dm_remap::engine::image::{text, Ends, Found, Standing};
 use indicatif::ProgressBar;
-use std::io::{stdout, Write as _};
+use std::io::Write as _;
+use std::ops::Range;
 
 struct Shown<'a> {
     region: &'a Region,
@@ -82,6 +85,24 @@ fn grown(g: &Geometry, to: u64, name: &str) -> Result<Geometry> {
     })
 }
 
+/// Refuses to grow `own` into the blocks `added` if another spare is there.
+fn must_not_be_another(region: &Region, added: Range<u64>, own: &Superblock) -> Result<()> {
+    for blocks in search::ends(added) {
+        superblocks(region, blocks, |sighting| {
+            let first = sighting.first().unwrap_or(sighting.at);
+            ensure!(
+                sighting.superblock.uuid == own.uuid,
+                "{}: another spare ({}) begins at sector {} of the region",
+                region.name,
+                sighting.name(),
+                first * BLOCK_SECTORS
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 pub(crate) fn run(args: &Grow) -> Result<Status> {
     let mut region = Region::open(&args.spare, Access::Write)?;
     let blocks = region.blocks;
@@ -115,7 +136,7 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
         );
     }
     if from == to {
-        writeln!(stdout(), "{name}: has {} already", ui::size(from))?;
+        writeln!(ui::notes(), "{name}: has {} already", ui::size(from))?;
         return report(name, &image);
     }
     let new = grown(g, to, name)?;
@@ -132,6 +153,7 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
     let found = if began == Some(to) || is_prepared(&block, &old.uuid) {
         Some("left by a growth that was interrupted".into())
     } else {
+        must_not_be_another(&region, from / BLOCK_SECTORS..blocks, old)?;
         let found = data_in(&region, from / BLOCK_SECTORS..blocks)?;
         if let Some(found) = &found {
             ensure!(
@@ -143,20 +165,24 @@ pub(crate) fn run(args: &Grow) -> Result<Status> {
         found
     };
     writeln!(
-        stdout(),
-        "{name}: {} slots, {} entries, {}",
-        g.usable_slots(),
-        image.entries.len(),
+        ui::notes(),
+        "{name}: {}, {}, {}",
+        ui::count(g.usable_slots(), "slot"),
+        ui::count(image.entries.len() as u64, "entry"),
         ui::size(from)
     )?;
     writeln!(
-        stdout(),
+        ui::notes(),
         "sectors {from} to {}: {}",
         to - 1,
         found.unwrap_or_else(|| "blank".into())
     )?;
     ui::confirm(
-        &format!("Grow it to {} slots, {}?", new.usable_slots(), ui::size(to)),
+        &format!(
+            "Grow it to {}, {}?",
+            ui::count(new.usable_slots(), "slot"),
+            ui::size(to)
+        ),
         args.yes,
     )?;
     let writes = image.in_use.max(new.first_part()) * u64::from(new.copies);
@@ -187,7 +213,7 @@ fn go_on(args: &Grow, block: Block, growth: Growth) -> Result<Status> {
     let region = Region::open_at(&args.spare.spare, &bounds, Access::Write);
     let region = region.with_context(|| said.clone())?;
     image_of(&region, &growth.superblock)?;
-    writeln!(stdout(), "{}: {said}", region.name)?;
+    writeln!(ui::notes(), "{}: {said}", region.name)?;
     ui::confirm("Go on?", args.yes)?;
     complete(region, block, &growth)
 }

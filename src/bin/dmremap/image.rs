@@ -2,7 +2,9 @@
 
 //! The metadata of a region, read as a whole and judged by the engine.
 
-use crate::region::Region;
+use crate::cli::Spare;
+use crate::dm::Device;
+use crate::region::{Access, Region};
 use crate::{change, ui, Status};
 use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::entries::{Entry, Loss};
@@ -140,6 +142,38 @@ impl Image {
         Ok(Self::of(region, found))
     }
 
+    /// Whether the table that the superblock `found` leads to has at most `blocks` blocks in use.
+    pub(crate) fn is_small(region: &Region, found: &Found, blocks: u64) -> bool {
+        let mut reader = region.reader();
+        let mut read = |blocks: Range<u64>, to: &mut Block| reader.read(blocks, to);
+        in_use(&found.superblock, &mut read, &mut [0; BLOCK_SIZE], crc32c) <= blocks
+    }
+
+    /// Reads the metadata of the spare of an active device.
+    pub(crate) fn of_active(device: &Device) -> Result<(Region, Self)> {
+        let mut tries = 5;
+        loop {
+            device.message(&["sync"])?;
+            let mut region = Region::open_spare_of(device)?;
+            let image = Self::read(&mut region)?;
+            tries -= 1;
+            // What is being written at the moment may be seen half.
+            if image.findings.is_empty() || tries == 0 {
+                return Ok((region, image));
+            }
+        }
+    }
+
+    /// Reads the metadata of a spare, or of the spare of the active device that `spare` names.
+    pub(crate) fn look(spare: &Spare) -> Result<(Region, Self)> {
+        if let Some(device) = Device::named(&spare.spare)? {
+            return Self::of_active(&device);
+        }
+        let mut region = Region::open(spare, Access::Read)?;
+        let image = Self::read(&mut region)?;
+        Ok((region, image))
+    }
+
     /// Reads the table that the superblock `found` leads to.
     pub(crate) fn of(region: &Region, found: Found) -> Self {
         let g = found.superblock.geometry;
@@ -272,6 +306,15 @@ impl Image {
 
     pub(crate) fn geometry(&self) -> &Geometry {
         &self.found.superblock.geometry
+    }
+
+    /// Number of the block, from the start of the region, that is the replica of table block `number` that counts.
+    pub(crate) fn newest_at(&self, number: u64) -> u64 {
+        let g = self.geometry();
+        let is_replica = |at| (0..g.areas().len()).any(|copy| table_at(g, copy, number) == at);
+        let mend = self.mends.iter().find(|mend| is_replica(mend.to));
+        // With nothing to mend, all are the same.
+        mend.map_or(table_at(g, 0, number), |mend| mend.from)
     }
 
     /// The worst of the findings.

@@ -5,33 +5,55 @@
 
 use crate::cli::{Main, Rebind};
 use crate::image::{must_not_be_read_only, open, Refused};
-use crate::region::{measure, Access, Region};
+use crate::region::{is_block_device, measure, Access, Region};
 use crate::{change, ui, Status};
 use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::format::Superblock;
 use dm_remap::engine::identity::{DiskId, IdKind, Identity, DISK_ID};
+use rustix::fs::{major, minor, FileType, Stat};
 use std::fs;
-use std::io::{stdout, Write as _};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// What is known of `main`, the part of it that is protected beginning at sector `start`; `None`: where it begins is not
 /// known.
 pub(crate) fn identity(main: &Path, start: Option<u64>) -> Result<Identity> {
-    let stat = rustix::fs::stat(main).with_context(|| main.display().to_string())?;
-    if !fs::metadata(main)
-        .is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_block_device(&m.file_type()))
-    {
+    if !is_block_device(main)? {
         // An image of a disk, which is no disk.
         return Ok(Identity::default());
     }
-    let (major, minor) = (
-        rustix::fs::major(stat.st_rdev),
-        rustix::fs::minor(stat.st_rdev),
-    );
-    let Ok(device) = fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")) else {
-        return Ok(Identity::default());
-    };
-    Ok(of_sysfs(&device, start))
+    let stat = rustix::fs::stat(main).with_context(|| main.display().to_string())?;
+    let device = in_sysfs(&stat);
+    Ok(device.map_or(Identity::default(), |device| of_sysfs(&device, start)))
+}
+
+/// The directory in sysfs of a block device.
+fn in_sysfs(stat: &Stat) -> Option<PathBuf> {
+    let (major, minor) = (major(stat.st_rdev), minor(stat.st_rdev));
+    fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()
+}
+
+/// The disk of the block device whose directory in sysfs is `device`, and at which of its sectors that begins.
+fn on_disk(device: &Path) -> (Option<PathBuf>, Option<u64>) {
+    if !device.join("partition").exists() {
+        return (Some(device.into()), Some(0));
+    }
+    let first = fs::read_to_string(device.join("start")).unwrap_or_default();
+    (
+        device.parent().map(PathBuf::from),
+        first.trim().parse().ok(),
+    )
+}
+
+/// What identifies the disk or file of which `stat` speaks, and at which sector of it that begins.
+pub(crate) fn place(stat: &Stat) -> (String, u64) {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+        return (format!("file {} of {}", stat.st_ino, stat.st_dev), 0);
+    }
+    match in_sysfs(stat).map(|device| on_disk(&device)) {
+        Some((Some(disk), Some(first))) => (disk.display().to_string(), first),
+        _ => (format!("device {}", stat.st_rdev), 0),
+    }
 }
 
 /// Of the block device whose directory in sysfs is `device`.
@@ -41,15 +63,7 @@ fn of_sysfs(device: &Path, start: Option<u64>) -> Identity {
         .lines()
         .find_map(|line| line.strip_prefix("PARTUUID="))
         .unwrap_or_default();
-    let (disk, first) = if device.join("partition").exists() {
-        let first = fs::read_to_string(device.join("start")).unwrap_or_default();
-        (
-            device.parent().map(PathBuf::from),
-            first.trim().parse().ok(),
-        )
-    } else {
-        (Some(device.into()), Some(0))
-    };
+    let (disk, first) = on_disk(device);
     let sector = start
         .zip(first)
         .and_then(|(a, b): (u64, u64)| a.checked_add(b));
@@ -130,10 +144,6 @@ pub(crate) fn rebind(args: &Rebind) -> Result<Status> {
         return Err(Refused::Damaged(region.name).into());
     }
     let name = args.main.display();
-    ensure!(
-        !region.is_same_as(&args.main) || args.main_start > 0 || args.spare.bounds.spare_start > 0,
-        "{name}: main and spare are the same"
-    );
     let (length, _) = measure(&args.main)?;
     let needed = found.superblock.geometry.main_sectors;
     ensure!(
@@ -145,13 +155,15 @@ pub(crate) fn rebind(args: &Rebind) -> Result<Status> {
         args.main_start,
         ui::size(needed)
     );
+    region.must_not_overlap(region.blocks, &args.main, args.main_start, needed)?;
     writeln!(
-        stdout(),
+        ui::notes(),
         "{}: main was {}",
         region.name,
         found.superblock.main
     )?;
-    writeln!(stdout(), "{}: main is  {main}", region.name)?;
+    writeln!(ui::notes(), "{}: main is  {main}", region.name)?;
+    ui::confirm("Record it?", true)?;
     let new = Superblock {
         main,
         ..found.superblock.clone()

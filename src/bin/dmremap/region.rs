@@ -3,17 +3,25 @@
 //! The region of a spare: opened so that nobody else has it, read and written in blocks.
 
 use crate::cli::{Bounds, Spare};
+use crate::dm::{path_of, Device};
+use crate::holder;
+use crate::main_device::place;
+use crate::ui;
 use anyhow::{bail, ensure, Context as _, Result};
 use dm_remap::engine::format::Block;
 use dm_remap::engine::geometry::{BLOCK_SECTORS, BLOCK_SIZE};
 use dm_remap::engine::SECTOR_SIZE;
-use rustix::fs::{fadvise, flock, ioctl_blkpbszget, ioctl_blksszget, Advice, FlockOperation};
+use rustix::fs::{
+    fadvise, flock, ioctl_blkpbszget, ioctl_blksszget, Advice, FlockOperation, OFlags,
+};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
-use std::io::{Seek as _, SeekFrom};
+use std::fs::{metadata, File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// Bytes of a window of [`Reader`].
 const WINDOW: usize = 1 << 20;
@@ -40,16 +48,59 @@ fn sectors_of(file: &mut File) -> Result<u64> {
     Ok(file.seek(SeekFrom::End(0))? / u64::from(SECTOR_SIZE))
 }
 
-/// The loop device that serves an image file, if there is one.
-fn loop_device_of(path: &Path) -> Option<String> {
-    let path = path.canonicalize().ok()?;
-    let devices = std::fs::read_dir("/sys/block").ok()?;
-    let mut devices = devices.filter_map(|entry| entry.ok());
-    let used = devices.find(|device| {
-        let backing = std::fs::read_to_string(device.path().join("loop/backing_file"));
-        backing.is_ok_and(|backing| Path::new(backing.trim_end()) == path)
-    })?;
-    Some(format!("/dev/{}", used.file_name().to_string_lossy()))
+/// The blocks from `first` on that `bytes` fill, in words.
+fn range(first: u64, bytes: &[u8]) -> String {
+    match (bytes.len() / BLOCK_SIZE) as u64 {
+        0 | 1 => format!("block {first}"),
+        count => format!("blocks {first} to {}", first + count - 1),
+    }
+}
+
+/// Whether `path` is a block device; if not, it is a file. Anything else is refused.
+pub(crate) fn is_block_device(path: &Path) -> Result<bool> {
+    let name = || path.display().to_string();
+    let kind = metadata(path).with_context(name)?.file_type();
+    ensure!(
+        kind.is_block_device() || kind.is_file(),
+        "{}: neither a block device nor a file",
+        name()
+    );
+    Ok(kind.is_block_device())
+}
+
+/// How often, with 100 ms between, something is tried that somebody else is in the way of.
+const TRIES: u32 = 30;
+
+/// Tries to open or lock `path`, again and again for a moment: who is in the way may be about to end.
+fn patiently<T>(path: &Path, mut attempt: impl FnMut() -> io::Result<T>) -> Result<T> {
+    let name = path.display();
+    let mut tries = 0;
+    loop {
+        let result = attempt();
+        let error = result.as_ref().err().and_then(io::Error::raw_os_error);
+        let in_use = [Errno::BUSY, Errno::AGAIN].map(|e| Some(e.raw_os_error()));
+        if !in_use.contains(&error) {
+            return result.with_context(|| name.to_string());
+        }
+        // That does not end by itself.
+        must_not_be_held(path)?;
+        if tries == 0 || tries == TRIES {
+            let by =
+                holder::process(path).map_or(String::new(), |process| format!(" by {process}"));
+            ensure!(tries < TRIES, "{name}: in use{by}");
+            let _ = writeln!(io::stderr(), "{name}: in use{by}, waiting");
+        }
+        tries += 1;
+        sleep(Duration::from_millis(100));
+    }
+}
+
+/// Refuses a device or file that somebody below the level of processes uses.
+fn must_not_be_held(path: &Path) -> Result<()> {
+    if let Some(user) = holder::of(path) {
+        bail!("{}: in use: {user}", path.display());
+    }
+    Ok(())
 }
 
 impl Region {
@@ -59,44 +110,29 @@ impl Region {
     }
 
     /// Opens the region of `path` that `bounds` says; refuses a device that is in use.
+    ///
+    /// Those who read share it, who writes has it alone.
     pub(crate) fn open_at(path: &Path, bounds: &Bounds, access: Access) -> Result<Self> {
         let name = path.display().to_string();
-        let kind = std::fs::metadata(path)
-            .with_context(|| name.clone())?
-            .file_type();
-        let is_device = kind.is_block_device();
-        ensure!(
-            is_device || kind.is_file(),
-            "{name}: neither a block device nor a file"
-        );
+        let is_device = is_block_device(path)?;
+        let mut flags = OFlags::NONBLOCK;
+        if is_device && access == Access::Write {
+            // Refused by the kernel if the device is mounted or another device lies on it.
+            flags |= OFlags::EXCL;
+        }
         let mut options = OpenOptions::new();
         options.read(true).write(access == Access::Write);
-        if is_device {
-            // Refused by the kernel if the device is mounted or another device lies on it.
-            options.custom_flags(rustix::fs::OFlags::EXCL.bits() as i32);
-        }
-        let mut file = match options.open(path) {
-            Err(e) if e.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => bail!(
-                "{name}: in use (mounted, or below an active device). \
-                 An active remap device answers for itself: dmsetup message <device> 0 check"
-            ),
-            result => result.with_context(|| name.clone())?,
+        options.custom_flags(flags.bits() as i32);
+        let mut file = patiently(path, || options.open(path))?;
+        let lock = match access {
+            Access::Read => FlockOperation::NonBlockingLockShared,
+            Access::Write => FlockOperation::NonBlockingLockExclusive,
         };
+        patiently(path, || Ok(flock(&file, lock)?))?;
+        must_not_be_held(path)?;
         if is_device {
             // Device-mapper wrote past the page cache.
             let _ = fadvise(&file, 0, None, Advice::DontNeed);
-        } else {
-            let lock = match access {
-                Access::Read => FlockOperation::NonBlockingLockShared,
-                Access::Write => FlockOperation::NonBlockingLockExclusive,
-            };
-            ensure!(
-                flock(&file, lock).is_ok(),
-                "{name}: in use by another process"
-            );
-            if let Some(device) = loop_device_of(path) {
-                bail!("{name}: in use by {device}; give that, or detach it");
-            }
         }
         let all = sectors_of(&mut file).with_context(|| name.clone())?;
         let rest = all.checked_sub(bounds.spare_start);
@@ -109,6 +145,34 @@ impl Region {
             start: bounds.spare_start * u64::from(SECTOR_SIZE),
             blocks: bounds.spare_sectors.unwrap_or(rest) / BLOCK_SECTORS,
         })
+    }
+
+    /// Opens the region of `path` that `bounds` says for reading, whoever uses it.
+    pub(crate) fn open_active(path: &Path, bounds: &Bounds) -> Result<Self> {
+        let name = path.display().to_string();
+        let mut file = File::open(path).with_context(|| name.clone())?;
+        // Device-mapper wrote past the page cache.
+        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        let all = sectors_of(&mut file).with_context(|| name.clone())?;
+        let rest = all.checked_sub(bounds.spare_start);
+        let rest = rest.filter(|rest| *rest >= bounds.spare_sectors.unwrap_or(0));
+        let rest =
+            rest.with_context(|| format!("{name}: ends at sector {all}, before the region does"))?;
+        Ok(Self {
+            file,
+            name,
+            start: bounds.spare_start * u64::from(SECTOR_SIZE),
+            blocks: bounds.spare_sectors.unwrap_or(rest) / BLOCK_SECTORS,
+        })
+    }
+
+    /// Opens the spare of an active device for reading.
+    pub(crate) fn open_spare_of(device: &Device) -> Result<Self> {
+        let bounds = Bounds {
+            spare_start: device.line.spare_start,
+            spare_sectors: device.line.features.spare_sectors,
+        };
+        Self::open_active(&path_of(device.spare), &bounds)
     }
 
     /// Shortens the region.
@@ -129,6 +193,7 @@ impl Region {
     /// Reads whole blocks from block `block` on.
     pub(crate) fn read(&self, block: u64, to: &mut [u8]) -> Result<()> {
         let offset = self.offset(block, to.len() / BLOCK_SIZE)?;
+        ui::step(|| format!("{}: reads {}", self.name, range(block, to)));
         let read = self.file.read_exact_at(to, offset);
         read.with_context(|| format!("{}: cannot read block {block}", self.name))
     }
@@ -136,6 +201,8 @@ impl Region {
     /// Writes whole blocks from block `block` on; durable after [`Self::sync`].
     pub(crate) fn write(&self, block: u64, from: &[u8]) -> Result<()> {
         let offset = self.offset(block, from.len() / BLOCK_SIZE)?;
+        ui::must_not_be_dry_run()?;
+        ui::step(|| format!("{}: writes {}", self.name, range(block, from)));
         #[cfg(test)]
         crate::cuts::note(crate::cuts::Step::Write(block, from.to_vec()));
         let written = self.file.write_all_at(from, offset);
@@ -146,26 +213,37 @@ impl Region {
     pub(crate) fn sync(&self) -> Result<()> {
         #[cfg(test)]
         crate::cuts::note(crate::cuts::Step::Sync);
+        ui::step(|| format!("{}: flushes", self.name));
         let synced = self.file.sync_data();
         synced.with_context(|| format!("{}: cannot flush", self.name))
     }
 
-    /// Whether this is the device or file at `path`.
-    pub(crate) fn is_same_as(&self, path: &Path) -> bool {
-        let ours = rustix::fs::fstat(&self.file).ok();
-        let other = rustix::fs::stat(path).ok();
-        let identity = |s: rustix::fs::Stat| {
-            let is_device = s.st_rdev != 0;
-            (
-                s.st_rdev,
-                if is_device {
-                    (0, 0)
-                } else {
-                    (s.st_dev, s.st_ino)
-                },
-            )
+    /// Refuses a main, `sectors` of `main` from sector `start` on, that has sectors of the first `blocks` blocks.
+    pub(crate) fn must_not_overlap(
+        &self,
+        blocks: u64,
+        main: &Path,
+        start: u64,
+        sectors: u64,
+    ) -> Result<()> {
+        let (disk, first) = place(&rustix::fs::fstat(&self.file)?);
+        let (main_disk, main_first) = place(&rustix::fs::stat(main)?);
+        let range = |first: u64, start: u64, sectors: u64| {
+            let from = first.saturating_add(start);
+            from..from.saturating_add(sectors)
         };
-        ours.map(identity) == other.map(identity)
+        let own_start = self.start / u64::from(SECTOR_SIZE);
+        let own_sectors = blocks * BLOCK_SECTORS;
+        let ours = range(first, own_start, own_sectors);
+        let theirs = range(main_first, start, sectors);
+        ensure!(
+            disk != main_disk || ours.end <= theirs.start || theirs.end <= ours.start,
+            "{}: main and spare overlap: main is {sectors} sectors of {} from sector {start} on, \
+             the spare {own_sectors} from sector {own_start} on",
+            self.name,
+            main.display()
+        );
+        Ok(())
     }
 
     /// Logical and physical block size in sectors; a file has blocks of a sector.
@@ -195,7 +273,11 @@ fn block_sizes(file: &File) -> [u32; 2] {
 /// Length of a device or file in sectors, and its block sizes as [`Region::block_sizes`] has them.
 pub(crate) fn measure(path: &Path) -> Result<(u64, [u32; 2])> {
     let name = || path.display().to_string();
-    let mut file = File::open(path).with_context(name)?;
+    is_block_device(path)?;
+    let mut options = OpenOptions::new();
+    options.read(true);
+    options.custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let mut file = options.open(path).with_context(name)?;
     Ok((
         sectors_of(&mut file).with_context(name)?,
         block_sizes(&file),

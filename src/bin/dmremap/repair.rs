@@ -2,22 +2,23 @@
 
 //! `dmremap check` and `dmremap repair`.
 
-use crate::change;
 use crate::cli::{Check, Repair};
+use crate::dm::Device;
 use crate::dump::uuid;
 use crate::image::{crc32c, must_not_be_read_only, superblock_at, table_at, Image, Mend};
+use crate::json::Document;
+use crate::output::{stdout, though_unread};
 use crate::region::{Access, Region};
-use crate::{import::now, main_device, ui, Status};
+use crate::{active, backup, change, import::now, main_device, search, ui, Status};
 use anyhow::{bail, ensure, Context as _, Result};
 use dm_remap::engine::entries::Loss;
 use dm_remap::engine::format::{number_superblock, Block, Cause, State, Superblock, Update};
 use dm_remap::engine::geometry::BLOCK_SIZE;
 use dm_remap::engine::image::{Finding, Severity, Standing};
-use dm_remap::engine::Slot;
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{stdout, BufReader, BufWriter, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufWriter, Write as _};
+use std::path::PathBuf;
 
 /// What the findings of an image come to.
 pub(crate) fn status_of(image: &Image) -> Status {
@@ -29,17 +30,36 @@ pub(crate) fn status_of(image: &Image) -> Status {
 }
 
 pub(crate) fn check(args: &Check) -> Result<Status> {
+    if let Some(device) = Device::named(&args.spare.spare)? {
+        return active::check(&device, args.json);
+    }
     let mut region = Region::open(&args.spare, Access::Read)?;
-    let image = Image::read(&mut region)?;
-    main_device::must_be(image.superblock(), &args.main, &region.name)?;
+    let mut document = Document::new(&args.spare, &region);
+    let image = match Image::read(&mut region) {
+        Err(error) if args.json => return document.refused(error, "superblock-unusable"),
+        Err(why) => return Err(search::elsewhere(region, &args.spare, false, why)?),
+        Ok(image) => image,
+    };
+    let right = main_device::must_be(image.superblock(), &args.main, &region.name);
+    if args.json {
+        document.image(&image);
+        return match right {
+            Err(error) => document.refused(error, "another-main"),
+            Ok(()) => document.print(stdout()),
+        };
+    }
+    right?;
     report(&region.name, &image)
 }
 
 /// Prints the findings and the verdict.
 pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
-    let mut out = BufWriter::new(stdout().lock());
+    let mut out = BufWriter::new(stdout());
     for finding in &image.findings {
         writeln!(out, "{finding}")?;
+    }
+    for advice in [versions(image), unknown(image)].into_iter().flatten() {
+        writeln!(out, "{advice}")?;
     }
     out.flush()?;
     drop(out);
@@ -48,28 +68,28 @@ pub(crate) fn report(name: &str, image: &Image) -> Result<Status> {
     let fatal = image.findings.iter().filter(fatal).count();
     let blocks = 2 + image.in_use * u64::from(image.geometry().copies);
     let held = format!(
-        "{blocks} blocks, {} entries, {} bad slots",
-        image.entries.len(),
-        image.bad.len()
+        "{}, {}, {}",
+        ui::count(blocks, "block"),
+        ui::count(image.entries.len() as u64, "entry"),
+        ui::count(image.bad.len() as u64, "bad slot")
     );
     let text = match status {
-        Status::Unusable => format!("UNUSABLE, {fatal} reasons above"),
+        Status::Unusable => format!("UNUSABLE, {} above", ui::count(fatal as u64, "reason")),
         Status::Damaged => format!("usable; {} can be repaired", mendable(image)),
         _ => "sound".into(),
     };
-    ui::verdict(status, &format!("{name}: {text} ({held})"))?;
+    though_unread(ui::verdict(status, &format!("{name}: {text} ({held})")))?;
     Ok(status)
 }
 
 /// How many things can be repaired, in words.
 fn mendable(image: &Image) -> String {
-    let records = image.replaced.len();
-    let copies = image.findings.len() - records;
-    match (copies, records) {
-        (copies, 0) => format!("{copies} copies"),
-        (0, records) => format!("{records} records"),
-        (copies, records) => format!("{copies} copies and {records} records"),
-    }
+    let records = image.replaced.len() as u64;
+    let copies = image.findings.len() as u64 - records;
+    let copies = (copies > 0).then(|| ui::count(copies, "copy"));
+    let records = (records > 0).then(|| ui::count(records, "record"));
+    let both: Vec<String> = copies.into_iter().chain(records).collect();
+    both.join(" and ")
 }
 
 /// The table block, or `None` the superblock, of which there are two versions of one generation.
@@ -83,32 +103,81 @@ fn disputed(finding: &Finding) -> Option<Option<u64>> {
     }
 }
 
+/// The blocks of which there are two versions of one generation, as [`disputed`] has them.
+fn all_disputed(image: &Image) -> BTreeSet<Option<u64>> {
+    image.findings.iter().filter_map(disputed).collect()
+}
+
+/// Where the copies of a block are, as [`disputed`] has it.
+fn copies_of(image: &Image, block: Option<u64>) -> Vec<u64> {
+    let g = image.geometry();
+    match block {
+        None => [0, 1].map(|copy| superblock_at(g, copy)).into(),
+        Some(number) => (0..g.areas().len())
+            .map(|copy| table_at(g, copy, number))
+            .collect(),
+    }
+}
+
+/// Whether copy `copy` of those at `copies` is neither damaged nor stale.
+fn is_version(image: &Image, copies: &[u64], copy: usize) -> bool {
+    let at = copies.get(copy);
+    at.is_some_and(|at| !image.mends.iter().any(|mend| mend.to == *at))
+}
+
+/// What to do about blocks of which there are two versions of one generation.
+fn versions(image: &Image) -> Option<String> {
+    let blocks = all_disputed(image);
+    let of_all = |copy: &usize| {
+        let mut blocks = blocks.iter().map(|block| copies_of(image, *block));
+        blocks.all(|copies| is_version(image, &copies, *copy))
+    };
+    let choice = (0..image.geometry().areas().len()).filter(of_all);
+    let choice: Vec<String> = choice.map(|copy| format!("--prefer {copy}")).collect();
+    if blocks.is_empty() {
+        return None;
+    }
+    let advice = match choice.is_empty() {
+        true => "no copy is valid of all these blocks, so this cannot be repaired".into(),
+        false => format!(
+            "only you can tell which are right: give dmremap repair {}",
+            choice.join(" or ")
+        ),
+    };
+    Some(format!("copies of one generation differ; {advice}"))
+}
+
+/// What to do about table blocks without a valid replica.
+fn unknown(image: &Image) -> Option<String> {
+    let g = image.geometry();
+    let lost = |finding: &Finding| match finding {
+        Finding::NoReplica { block, .. } => Some(g.slots_of(block + 1) - g.slots_of(*block)),
+        _ => None,
+    };
+    let slots: u64 = image.findings.iter().filter_map(lost).sum();
+    (slots > 0).then(|| {
+        format!(
+            "which sectors are in {slots} slots is unknown. That is not repaired: with empty blocks in their place, main would \
+             answer for these sectors with older data. dmremap dump shows all other entries"
+        )
+    })
+}
+
 /// Has copy `copy` replace the others of each block of which there are two versions of one generation.
 fn prefer(image: &mut Image, copy: usize) -> Result<()> {
-    let g = *image.geometry();
-    let blocks: BTreeSet<_> = image.findings.iter().filter_map(disputed).collect();
-    for block in blocks {
-        let copies = block.map_or(2, |_| g.areas().len());
-        let at = |copy: usize| match block {
-            None => superblock_at(&g, copy as u64),
-            Some(number) => table_at(&g, copy, number),
-        };
-        let from = at(copy.min(copies - 1));
-        // It is not damaged or stale itself.
-        let is_good = !image.mends.iter().any(|mend| mend.to == from);
+    for block in all_disputed(image) {
+        let copies = copies_of(image, block);
         ensure!(
-            copy < copies && is_good,
+            is_version(image, &copies, copy),
             "{}: copy {copy} is not one of the versions",
             block.map_or("superblock".into(), |n| format!("table block {n}"))
         );
-        let others = (0..copies).filter(|other| *other != copy);
-        image
-            .mends
-            .retain(|mend| !(0..copies).any(|copy| mend.to == at(copy)));
-        image.mends.extend(others.map(|other| Mend {
-            superblock: block.is_none().then_some(other as u64),
-            from,
-            to: at(other),
+        image.mends.retain(|mend| !copies.contains(&mend.to));
+        let others = (0..).zip(&copies).filter(|(_, at)| **at != copies[copy]);
+        image.mends.extend(others.map(|(other, at)| Mend {
+            superblock: block.is_none().then_some(other),
+            from: copies[copy],
+            to: *at,
         }));
     }
     Ok(())
@@ -117,16 +186,25 @@ fn prefer(image: &mut Image, copy: usize) -> Result<()> {
 pub(crate) fn run(args: &Repair) -> Result<Status> {
     let mut region = Region::open(&args.spare, Access::Write)?;
     if let Some(backup) = &args.undo {
-        return undo(&region, backup, args.yes);
+        return backup::undo(&mut region, backup, args.yes);
     }
-    let mut image = Image::read(&mut region)?;
+    let mut image = match Image::read(&mut region) {
+        Ok(image) => image,
+        Err(why) => return Err(search::elsewhere(region, &args.spare, true, why)?),
+    };
     must_not_be_read_only(&image.found, &region)?;
     if let Some(copy) = args.prefer {
         prefer(&mut image, copy)?;
     }
-    // Nothing is recorded in a table that contradicts itself.
-    let with_records = args.prefer.is_some() || status_of(&image) == Status::Damaged;
-    let places = places(&image, with_records);
+    // Nothing is recorded in a table that contradicts itself. With copies that were preferred it may be another table, whose
+    // records are for the next repair.
+    let records = if args.prefer.is_none() && status_of(&image) == Status::Damaged {
+        let bad: Vec<Update> = image.replaced.iter().map(as_bad).collect();
+        change::changed_blocks(&region, &image, &bad, now())?
+    } else {
+        Vec::new()
+    };
+    let mut places = places(&region, &image, &records)?;
     if places.is_empty() {
         return report(&region.name, &image);
     }
@@ -135,44 +213,50 @@ pub(crate) fn run(args: &Repair) -> Result<Status> {
             writeln!(stdout(), "{finding}")?;
         }
     }
-    ui::confirm(&format!("Rewrite {} blocks?", places.len()), args.yes)?;
+    let blocks = ui::count(places.len() as u64, "block");
+    ui::confirm(&format!("Rewrite {blocks}?"), args.yes)?;
+    if !records.is_empty() {
+        add_successors(&region, &image, &mut places)?;
+    }
     let name = format!(
         "dmremap-{}-{}.backup",
         uuid(&image.superblock().uuid),
         now()
     );
     let backup = args.backup.clone().unwrap_or_else(|| PathBuf::from(name));
-    save(&region, &places, &backup)
+    backup::save(&region, image.superblock(), &places, &backup)
         .with_context(|| format!("{}: nothing was repaired", backup.display()))?;
     writeln!(stdout(), "what is replaced is in {}", backup.display())?;
     let bar = ui::progress("repairing", image.mends.len() as u64);
     for mend in &image.mends {
-        let mut block: Block = [0; BLOCK_SIZE];
-        region.read(mend.from, &mut block)?;
-        if let Some(copy) = mend.superblock {
-            ensure!(
-                Superblock::read(&block, 1 - copy, crc32c).is_ok(),
-                "{}: superblock copy {} is not what it was a moment ago",
-                region.name,
-                1 - copy
-            );
-            number_superblock(&mut block, copy, crc32c);
-        }
-        region.write(mend.to, &block)?;
+        region.write(mend.to, &mended(&region, mend)?)?;
         bar.inc(1);
     }
     region.sync()?;
     bar.finish_and_clear();
     let after = reread(&mut region, |f| matches!(f, Finding::Replaced { .. }))?;
-    // With copies that were preferred it may be others than before, and those are not saved.
-    let is_saved = |loss: &&Loss| record_at(&after, loss.slot).all(|at| places.contains(&at));
-    let bad: Vec<Update> = after.replaced.iter().filter(is_saved).map(as_bad).collect();
-    if status_of(&after) != Status::Damaged || bad.len() < after.replaced.len() {
+    if records.is_empty() {
         return report(&region.name, &after);
     }
-    change::records(&region, &after, &bad, now())?;
+    change::write(&region, &after, &records)?;
     let after = reread(&mut region, |_| false)?;
     report(&region.name, &after)
+}
+
+/// What belongs where `mend` says.
+fn mended(region: &Region, mend: &Mend) -> Result<Block> {
+    let mut block: Block = [0; BLOCK_SIZE];
+    region.read(mend.from, &mut block)?;
+    if let Some(copy) = mend.superblock {
+        ensure!(
+            Superblock::read(&block, 1 - copy, crc32c).is_ok(),
+            "{}: superblock copy {} is not what it was a moment ago",
+            region.name,
+            1 - copy
+        );
+        number_superblock(&mut block, copy, crc32c);
+    }
+    Ok(block)
 }
 
 /// The image after something was written: nothing is left to repair, but for what `may_be` left.
@@ -195,92 +279,57 @@ fn as_bad(loss: &Loss) -> Update {
     }
 }
 
-/// The replicas of the block that has the record of `slot`.
-fn record_at(image: &Image, slot: Slot) -> impl Iterator<Item = u64> {
-    let g = *image.geometry();
-    let (number, _) = g.record_of(slot);
-    (0..g.areas().len()).map(move |copy| table_at(&g, copy, number))
-}
-
-/// The blocks that are to be rewritten, those for records of slots that were replaced only if wanted.
-fn places(image: &Image, with_records: bool) -> BTreeSet<u64> {
-    let replaced = image.replaced.iter().filter(|_| with_records);
-    let records = replaced.flat_map(|loss| record_at(image, loss.slot));
-    image
-        .mends
-        .iter()
-        .map(|mend| mend.to)
-        .chain(records)
-        .collect()
-}
-
-/// First bytes of a backup file. The length of the region in blocks follows, u64; then of each
-/// block that could be read its number, u64, and its bytes; at the end a CRC-32C of all before.
-/// Little endian.
-const MAGIC: &[u8; 16] = b"dmremap backup 1";
-
-/// Writes a new file with the blocks that are to be replaced.
-fn save(region: &Region, places: &BTreeSet<u64>, path: &Path) -> Result<()> {
-    let file = File::create_new(path)?;
-    let mut out = BufWriter::new(&file);
-    let mut crc = 0;
-    let mut put = |bytes: &[u8]| {
-        crc = crc32c(crc, bytes);
-        out.write_all(bytes)
-    };
-    put(MAGIC)?;
-    put(&region.blocks.to_le_bytes())?;
-    for place in places {
-        let mut block: Block = [0; BLOCK_SIZE];
-        // One that cannot be read has nothing to be saved.
-        if region.read(*place, &mut block).is_ok() {
-            put(&place.to_le_bytes())?;
-            put(&block)?;
+/// The blocks that are to be rewritten, those of the table that get `records` included, with the CRC-32Cs of what they become
+/// first and in the end.
+fn places(
+    region: &Region,
+    image: &Image,
+    records: &[(u64, Box<Block>)],
+) -> Result<BTreeMap<u64, [u32; 2]>> {
+    let mut places = BTreeMap::new();
+    for mend in &image.mends {
+        places.insert(mend.to, [crc32c(0, &mended(region, mend)?); 2]);
+    }
+    for (number, block) in records {
+        for at in copies_of(image, Some(*number)) {
+            add_as_it_is(region, &mut places, at)?[1] = crc32c(0, &block[..]);
         }
     }
-    out.write_all(&crc.to_le_bytes())?;
-    out.flush()?;
-    drop(out);
-    file.sync_all()?;
+    Ok(places)
+}
+
+/// Adds the blocks with the records of the slots that took over from those in `image.replaced`. Without them, the old records
+/// must not be put back.
+fn add_successors(
+    region: &Region,
+    image: &Image,
+    places: &mut BTreeMap<u64, [u32; 2]>,
+) -> Result<()> {
+    for loss in &image.replaced {
+        let at = image.entries.binary_search_by_key(&loss.unit, |e| e.unit);
+        let Some(entry) = at.ok().and_then(|at| image.entries.get(at)) else {
+            continue;
+        };
+        let (number, _) = image.geometry().record_of(entry.slot);
+        for at in copies_of(image, Some(number)) {
+            add_as_it_is(region, places, at)?;
+        }
+    }
     Ok(())
 }
 
-/// The length of the region that a backup was taken from, and its blocks.
-fn load(path: &Path) -> Result<(u64, Vec<(u64, Block)>)> {
-    let mut bytes = Vec::new();
-    BufReader::new(File::open(path)?).read_to_end(&mut bytes)?;
-    let (rest, crc) = bytes.split_last_chunk::<4>().context("too short")?;
-    ensure!(rest.starts_with(MAGIC), "not a backup of dmremap");
-    ensure!(
-        crc32c(0, rest) == u32::from_le_bytes(*crc),
-        "incomplete or damaged"
-    );
-    let (length, rest) = rest[MAGIC.len()..]
-        .split_first_chunk()
-        .context("too short")?;
-    let mut blocks = Vec::new();
-    for item in rest.chunks(8 + BLOCK_SIZE) {
-        let (number, bytes) = item.split_first_chunk().context("incomplete")?;
-        let block = bytes.try_into().context("incomplete")?;
-        blocks.push((u64::from_le_bytes(*number), block));
-    }
-    Ok((u64::from_le_bytes(*length), blocks))
-}
-
-fn undo(region: &Region, backup: &Path, yes: bool) -> Result<Status> {
-    let name = backup.display();
-    let (length, blocks) = load(backup).with_context(|| name.to_string())?;
-    ensure!(
-        length <= region.blocks && blocks.iter().all(|(number, _)| *number < length),
-        "{name}: taken from a region of {length} blocks, and {} has {}",
-        region.name,
-        region.blocks
-    );
-    ui::confirm(&format!("Put back {} blocks?", blocks.len()), yes)?;
-    for (number, block) in &blocks {
-        region.write(*number, block)?;
-    }
-    region.sync()?;
-    writeln!(stdout(), "{} blocks put back", blocks.len())?;
-    Ok(Status::Done)
+/// Adds block `at`, which becomes what it is, unless it is there.
+fn add_as_it_is<'a>(
+    region: &Region,
+    places: &'a mut BTreeMap<u64, [u32; 2]>,
+    at: u64,
+) -> Result<&'a mut [u32; 2]> {
+    Ok(match places.entry(at) {
+        Entry::Occupied(place) => place.into_mut(),
+        Entry::Vacant(place) => {
+            let mut block: Block = [0; BLOCK_SIZE];
+            region.read(at, &mut block)?;
+            place.insert([crc32c(0, &block); 2])
+        }
+    })
 }

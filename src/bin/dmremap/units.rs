@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbers on the command line: sizes and places in sectors, and numbers that have a range. What is wrong with a value is
+//! wrong usage.
+
+use dm_remap::engine::SECTOR_SIZE;
+
+const SECTOR: u64 = SECTOR_SIZE as u64;
+
+/// How to write a number of sectors.
+const HOW: &str = "not a number of sectors, like 2048, 0x800, 2048s, 1M or 1MiB";
+
+/// Bytes of the unit that a suffix, in capitals, stands for: as for fdisk(8) and truncate(1), K and KiB are 1024 bytes, KB is
+/// 1000.
+fn unit(suffix: &str) -> Option<u64> {
+    let base = match suffix {
+        "" | "S" => return Some(SECTOR),
+        "B" => return Some(1),
+        _ => match suffix.get(1..)? {
+            "" | "IB" => 1024,
+            "B" => 1000,
+            _ => return None,
+        },
+    };
+    let power = "KMGTPE".find(suffix.get(..1)?)?;
+    u64::pow(base, 1 + power as u32).into()
+}
+
+/// A number of sectors: without a suffix, or a number of bytes in the unit of the suffix. Less than 8 EiB, more than any
+/// device of Linux has.
+pub(crate) fn sectors(text: &str) -> Result<u64, String> {
+    let hex = text.strip_prefix("0x").or(text.strip_prefix("0X"));
+    let (digits, base, unit) = match hex {
+        // B and E are digits of it.
+        Some(digits) => (digits, 16, Some(SECTOR)),
+        None => {
+            let end = text.find(|c: char| !c.is_ascii_digit());
+            let (digits, suffix) = text.split_at(end.unwrap_or(text.len()));
+            (digits, 10, unit(&suffix.to_ascii_uppercase()))
+        }
+    };
+    let valid = !digits.is_empty() && digits.chars().all(|c| c.is_digit(base));
+    let unit = unit.filter(|_| valid).ok_or(HOW)?;
+    let number = u64::from_str_radix(digits, base).ok();
+    let bytes = number.and_then(|n| n.checked_mul(unit));
+    let bytes = bytes.filter(|bytes| *bytes <= i64::MAX as u64);
+    let bytes = bytes.ok_or("more than any device has: it must be less than 8 EiB")?;
+    if bytes % SECTOR != 0 {
+        return Err(format!("{bytes} bytes are not whole sectors of {SECTOR}"));
+    }
+    Ok(bytes / SECTOR)
+}
+
+/// A number of sectors, one at least.
+pub(crate) fn length(text: &str) -> Result<u64, String> {
+    match sectors(text)? {
+        0 => Err("there must be one sector at least".into()),
+        sectors => Ok(sectors),
+    }
+}
+
+/// Sectors of a unit.
+pub(crate) fn unit_sectors(text: &str) -> Result<u32, String> {
+    match sectors(text)? {
+        sectors @ 1..=64 if sectors.is_power_of_two() => Ok(sectors as u32),
+        _ => Err("not a power of two from 1 to 64".into()),
+    }
+}
+
+/// Replicas of the metadata.
+pub(crate) fn copies(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(copies @ 2..=4) => Ok(copies),
+        _ => Err("not a number from 2 to 4".into()),
+    }
+}
+
+/// A number of slots.
+pub(crate) fn slots(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("not a number of slots, 1 or more".into()),
+        Ok(slots) => Ok(slots),
+    }
+}
+
+/// A share in percent.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent),
+        _ => Err("not a number above 0 and up to 100".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sectors_may_have_a_suffix() {
+        for (text, expected) in [
+            ("0", 0),
+            ("8", 8),
+            ("08", 8),
+            ("8s", 8),
+            ("8S", 8),
+            ("0x10", 16),
+            ("0X1b", 27),
+            ("0xE", 14),
+            ("4096B", 8),
+            ("4K", 8),
+            ("4k", 8),
+            ("4KiB", 8),
+            ("1M", 2048),
+            ("1mib", 2048),
+            ("2G", 1 << 22),
+            ("1T", 1 << 31),
+            ("1P", 1 << 41),
+            ("7EiB", 7 << 51),
+            ("64KB", 125),
+            ("1GB", 1_953_125),
+            ("1TB", 1_953_125_000),
+            ("18014398509481983", (1 << 54) - 1),
+        ] {
+            assert_eq!(sectors(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_of_sectors_is_refused_with_a_reason() {
+        for text in [
+            "", " ", " 8", "8 ", "-8", "+8", "8x", "K", "s", "8ss", "1.5G", "1,5G", "0x", "0x8K",
+            "0xg", "8Ki", "8iB", "8Kb8", "٣", "8µ", "8KiBs", "1e3",
+        ] {
+            assert_eq!(sectors(text), Err(HOW.into()), "{text:?}");
+        }
+        for text in [
+            "8E",
+            "8EiB",
+            "99999999999999999999",
+            "18014398509481984",
+            "0xffffffffffffffff",
+        ] {
+            assert!(sectors(text).unwrap_err().contains("8 EiB"), "{text}");
+        }
+        for (text, bytes) in [("1B", 1), ("1KB", 1000), ("1MB", 1_000_000)] {
+            let why = format!("{bytes} bytes are not whole sectors of 512");
+            assert_eq!(sectors(text), Err(why), "{text}");
+        }
+        assert_eq!(length("1"), Ok(1));
+        assert!(length("0K").is_err());
+    }
+
+    #[test]
+    fn units_copies_slots_and_shares_have_a_range() {
+        assert_eq!(unit_sectors("4K"), Ok(8));
+        assert_eq!(unit_sectors("64"), Ok(64));
+        for text in ["0", "3", "128", "64K", "x"] {
+            assert!(unit_sectors(text).is_err(), "{text}");
+        }
+        assert_eq!((copies("2"), copies("4")), (Ok(2), Ok(4)));
+        assert!(["1", "5", "", "2s"]
+            .iter()
+            .all(|text| copies(text).is_err()));
+        assert_eq!(slots("1"), Ok(1));
+        assert!(["0", "-1", "1K"].iter().all(|text| slots(text).is_err()));
+        assert_eq!(percent("0.01"), Ok(0.01));
+        assert_eq!(percent("100"), Ok(100.0));
+        let wrong = ["0", "-1", "100.1", "nan", "inf", "1%"];
+        assert!(wrong.iter().all(|text| percent(text).is_err()));
+    }
+}
