@@ -1075,8 +1075,8 @@ def churn(seconds, seed):
         turn += 1
         now = time.monotonic()
         SHARED.rounds[1] = now + length
-        # A machine that is busy with something else gets some time more.
-        SHARED.rounds[2] = now + length >= start + seconds and not rare(seconds) or now >= start + 8 * seconds
+        # A machine that is busy with something else gets more time, as long as its scenario has some.
+        SHARED.rounds[2] = now + length >= start + seconds and not rare(seconds) or now >= start + max(seconds, 1800)
         SHARED.rounds[0] = turn
         # The module is loaded by whoever needs it first, and goes again where nobody has a table yet.
         while time.monotonic() < now + 1:

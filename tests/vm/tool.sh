@@ -4,7 +4,7 @@
 # vm: --include tests/reader.py
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 10
+plan 12
 
 disk main 8
 disk spare 4
@@ -77,6 +77,29 @@ mends() {
 	lists_agree
 }
 check "damaged copies are repaired" mends
+
+together() {
+	local n pids=()
+	for n in {1..4}; do
+		dmremap check /dev/spare &
+		pids+=($!)
+	done
+	for n in "${pids[@]}"; do wait "$n"; done
+}
+check "four at a time check one spare" together
+held() {
+	exec 8</dev/spare
+	flock -s 8
+	dmremap check /dev/spare
+	run dmremap label /dev/spare name >/run/said 2>&1
+	cat /run/said
+	((status == 4))
+	grep -E "in use by tool.sh \(process [0-9]+\)" /run/said
+	exec 8<&-
+	dmremap label /dev/spare name
+	expect name dmremap label /dev/spare
+}
+check "who writes waits for a moment for who reads, and names it" held
 
 create r /dev/main /dev/spare
 check "and all data is there" same /run/main /dev/mapper/r
