@@ -436,9 +436,8 @@ impl Store {
         };
         let in_use = g.first_part();
         // All of them: a spare that begins with a replica that cannot be written is not worth it.
-        if self.make_blocks(&mut disk, 0..in_use).map_err(fail)? != in_use {
-            return Err(fail(Status::IOERR));
-        }
+        self.write_blank_blocks(&mut disk, 0..in_use)
+            .map_err(fail)?;
         disk.parts.push(in_use, GFP_KERNEL)?;
         *self.slots.lock() = Self::slots_of(g, in_use)?;
         let superblock = Superblock {
@@ -978,9 +977,8 @@ impl Store {
         true
     }
 
-    /// Writes table blocks without records where none are in use. Returns the end of those that are there: fewer, if a
-    /// replica cannot be written. Not durable yet. There is room for their generations.
-    fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, Status> {
+    /// Writes these table blocks, which follow those in use and are not in use, without records. Not durable. May sleep.
+    fn write_blank_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<(), Status> {
         let uuid = disk.uuid;
         let mut written = Ok(());
         for copy in 0..self.geometry.areas().len() {
@@ -997,10 +995,18 @@ impl Store {
                     written.and_then(|()| self.spare.write(sector, length, &mut disk.chunk, false));
             }
         }
+        written?;
+        for _ in numbers {
+            let _ = disk.generations.push_within_capacity(1);
+        }
+        Ok(())
+    }
+
+    /// Writes table blocks without records where none are in use. Returns the end of those that are there: fewer, if a
+    /// replica cannot be written. Not durable yet. There is room for their generations.
+    fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, Status> {
+        let written = self.write_blank_blocks(disk, numbers.clone());
         if written.is_ok() {
-            for _ in numbers.clone() {
-                let _ = disk.generations.push_within_capacity(1);
-            }
             return Ok(numbers.end);
         }
         // One at least: each costs time now.

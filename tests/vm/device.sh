@@ -1,7 +1,7 @@
 #!/bin/bash
 # dmremap on devices in use: open, close, status, the messages, zero, and who may not use main or spare.
 # kernels: stock
-# vm: --include docs/json-schema --include build/tools/man
+# vm: --extras --include docs/json-schema --include build/tools/man
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 24
