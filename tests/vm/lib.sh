@@ -307,9 +307,9 @@ field() {
 	echo "${found[*]}"
 }
 
-# soon COMMAND [ARG...]: the command succeeds within 100 s. (A busy machine may take long; only what hangs takes longer.)
+# soon COMMAND [ARG...]: the command succeeds within 400 s. (A busy machine may take long; only what hangs takes longer.)
 soon() {
-	local end=$((SECONDS + 100))
+	local end=$((SECONDS + 400))
 	until "$@"; do
 		((SECONDS < end)) || return 1
 		sleep 0.1
