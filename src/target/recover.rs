@@ -287,8 +287,8 @@ impl Remap {
         if this.entries.get(unit).is_some() {
             return;
         }
-        // It would only be in the way of data.
-        let Some(slot) = this.new_slot() else {
+        // Without a free slot it would only be in the way of data; and the reader is not to wait until there are more.
+        let Some(slot) = this.slot_at_hand() else {
             return;
         };
         let entry = Entry {
@@ -474,6 +474,12 @@ impl Remap {
             }
             Err(status) => Err(status),
         }
+    }
+
+    /// A free slot in the part of the table that is in use, if a commit is likely to succeed. Does not wait for the spare.
+    fn slot_at_hand(&self) -> Option<Slot> {
+        let is_ready = self.store.is_ready();
+        self.store.with_slots(|s| is_ready.then(|| s.allocate()))?
     }
 
     /// A free slot, if there is one and a commit is likely to succeed. May sleep.

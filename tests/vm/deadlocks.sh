@@ -192,6 +192,9 @@ queued() {
 	works_are "1 0 0" # it was cancelled
 }
 if [[ ${only:-3} == 3 ]]; then
+	# So many slots are in use from now on that nobody has to wait for more of the table.
+	message r mark 50000 $((8 * (many + 100)))
+	message r forget 50000 $((8 * (many + 100)))
 	bad disk 32000 $((32000 + 8 * many - 1))
 	message r set read_retries 10
 	before=$(field r relocated)
