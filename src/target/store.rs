@@ -1033,7 +1033,7 @@ impl Store {
             let found = as_block(disk.other.bytes(), 0)
                 .filter(|_| read)
                 .and_then(|block| format::table_generation(block, &uuid, number, dm::crc32c).ok());
-            generation = generation.max(found.map_or(0, |found| found + 1));
+            generation = generation.max(found.map_or(0, |found| found.saturating_add(1)));
         }
         if generation == u64::MAX {
             return false;

@@ -118,18 +118,15 @@ impl Device {
         };
         let words: Vec<&str> = words.collect();
         let bytes: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        let number = |at: usize| {
-            let (major, minor) = words.get(at)?.split_once(':')?;
-            Some((major.parse().ok()?, minor.parse().ok()?))
-        };
+        let number_of = |at: usize| number(words.get(at)?);
         Ok(Self {
             uuid: uuid.to_string(),
             number: (major.parse()?, minor.parse()?),
             suspended: suspended == "Suspended",
             readonly: readonly == "Read-only",
             sectors: sectors.parse()?,
-            main: number(0).with_context(what)?,
-            spare: number(2).with_context(what)?,
+            main: number_of(0).with_context(what)?,
+            spare: number_of(2).with_context(what)?,
             line: TableLine::parse(&bytes)
                 .map_err(|why| anyhow::anyhow!("{name}: {}", text(why)))?,
             name,

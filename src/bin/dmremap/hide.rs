@@ -68,12 +68,7 @@ pub(crate) fn signatures(device: &Path) -> Result<Vec<Signature>> {
     let what = || format!("{}: signatures", device.display());
     let mut command = Command::new("wipefs");
     command
-        .args([
-            "--no-act",
-            "--json",
-            "--output",
-            "OFFSET,LENGTH,TYPE,LABEL,UUID",
-        ])
+        .args(["--no-act", "--json", "--output", "OFFSET,LENGTH,TYPE,LABEL"])
         .arg(device);
     let output = match command.output() {
         Err(e) if e.kind() == ErrorKind::NotFound => bail!("wipefs is missing: install util-linux"),
@@ -148,7 +143,7 @@ impl Signature {
 }
 
 /// Refuses a device that cannot be read where signatures lie: one would not be found now, and might be later.
-fn must_be_readable(device: &Device) -> Result<()> {
+pub(crate) fn must_be_readable(device: &Device) -> Result<()> {
     let file = File::open(device.path()).with_context(|| device.name.clone())?;
     // What is in the page cache says nothing of the disk.
     let _ = fadvise(&file, 0, None, Advice::DontNeed);

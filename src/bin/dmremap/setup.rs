@@ -7,7 +7,7 @@
 
 use crate::device_cli::{Opening, Setup};
 use crate::dm::{check_name, number_at, Device};
-use crate::hide::{hide, signatures, Signature};
+use crate::hide::{hide, must_be_readable, signatures, Signature};
 use crate::open::Pair;
 use crate::region::measure;
 use crate::{dm, remaptab, tag, ui, Status};
@@ -223,14 +223,6 @@ pub(crate) fn run(args: Setup) -> Result<Status> {
         pair.open(&args.name)?;
     }
     let device = Device::open(&args.name)?;
-    let inside = signatures(&device.path())?;
-    let mut status = Status::Done;
-    if !args.no_hide && !inside.is_empty() {
-        let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
-        // The mapped device is right without it.
-        status = hide(&device, &inside, &dm::path_of(device.main), &home)
-            .context("everything else is done; see dmremap hide")?;
-    }
     if !args.no_tab && !in_tab {
         let [main, spare] = [
             lasting(&args.main, &pair.main),
@@ -239,6 +231,17 @@ pub(crate) fn run(args: Setup) -> Result<Status> {
         let line = format!("{} {main} {spare} {}", args.name, options(&args.opening));
         remaptab::add(&args.tab, &line)?;
         writeln!(stdout(), "{}: {line}", args.tab.display())?;
+    }
+    let inside = signatures(&device.path())?;
+    let mut status = Status::Done;
+    if !args.no_hide {
+        let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
+        // The mapped device is right without it.
+        let hidden = must_be_readable(&device).and_then(|()| match inside.is_empty() {
+            true => Ok(Status::Done),
+            false => hide(&device, &inside, &dm::path_of(device.main), &home),
+        });
+        status = hidden.context("everything else is done; see dmremap hide")?;
     }
     what_next(&args.name, &inside)?;
     Ok(status)
