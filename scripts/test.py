@@ -148,7 +148,7 @@ def scenario(script, kernel):
     for promise in failed:
         print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
     if failed:
-        print("".join(f"       | {line}\n" for line in (LOGS / f"{name}.log").read_text().splitlines()[-20:]), end="", flush=True)
+        print("".join(f"       | {line}\n" for line in (LOGS / f"{name}.log").read_text().splitlines()[-50:]), end="", flush=True)
     return passed, len(failed)
 
 

@@ -425,7 +425,7 @@ class Replay:
         self.number["judged"] += 1
         run = subprocess.run(["dmremap", "check", self.device, "--spare-start", str(MAIN)],
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-        found = re.search(r"(\d+) entries", run.stdout)
+        found = re.search(r"(\d+) entr(?:y|ies)", run.stdout)
         if run.returncode > worst or not found:
             self.fail("dmremap check agrees", f"{run.returncode}: {run.stdout}")
         return int(found[1]) if found else None
