@@ -43,7 +43,7 @@ test:
 test-host:
 	@scripts/test host
 
-# T="name...": these scenarios of tests/vm; name-stock or name-debug: on that kernel. VMS=n: so many machines at once. ALL=1: also the long runs.
+# T="name...": these scenarios of tests/vm; name-KERNEL (stock, previous, debug, ...): on that kernel. VMS=n: so many machines at once. ALL=1: also the long runs.
 test-vm:
 	@scripts/test vm $(T)
 

@@ -19,6 +19,9 @@ unset MAKEFLAGS MFLAGS MAKELEVEL
 say() { printf '==> %s\n' "$*" >&2; }
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+# is_kernel WORD: whether scripts/kernel may know it.
+is_kernel() { [[ ${1:-} == @(debug|race|@(stock|previous|+([0-9]).+([0-9]))?(-kunit)) ]]; }
+
 # hash WORD...: a short name for what went in.
 hash() { printf '%s\0' "$@" | sha256sum | cut -c1-12; }
 

@@ -2,7 +2,7 @@
 
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
-    # kernels: stock (debug)      on which kernels (default: both); those in parentheses only if ALL is set
+    # kernels: stock (debug)      on which of scripts/kernel's (default: stock and debug); those in parentheses only if ALL is set
     # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 600 s); paths are relative to the project
     # disks: 256M 64M,scsi        empty disk images, kept from boot to boot, with what scripts/vm may be told of a disk
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
@@ -162,7 +162,15 @@ def vm_runs(names):
             default = kernel == word or "ALL" in os.environ
             if f"{script.stem}-{kernel}" in names or (script.stem in names or not names) and default:
                 runs.append((script, kernel))
+    for name in names:
+        if not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
+            sys.exit(f"no such scenario: {name}")
     return sorted(runs, key=lambda run: run[1])
+
+
+def kernels(names):
+    """The kernels that a run of these scenarios needs; object_test needs stock's module."""
+    return sorted({kernel for _, kernel in vm_runs(names)} | ({"stock"} if not names else set()))
 
 
 def host_tests():
@@ -206,14 +214,14 @@ def mutations_test():
 
 def main():
     what, names = sys.argv[1], sys.argv[2:]
+    if what == "kernels":
+        print(*kernels(names[1:]))
+        return
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs = [host_tests] if what in ("host", "all") else []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
         runs = vm_runs(names)
-        for name in names:
-            if not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
-                sys.exit(f"no such scenario: {name}")
         jobs += [lambda run=run: scenario(*run) for run in runs]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))

@@ -22,6 +22,7 @@
 
 use super::{
     bindings,
+    compat::iter_by_value,
     device::Device,
     io::submit_and_wait,
     rcu::Stamp,
@@ -296,14 +297,7 @@ impl<'a> MapBio<'a> {
         let per_bio = self.bio.per_bio();
         // SAFETY: Both are valid and nobody else's.
         unsafe {
-            let iter = &raw const (*self.bio.ptr()).bi_iter;
-            // By value: a copy from place to place would keep the address over the calls.
-            (*per_bio).iter = bvec_iter {
-                bi_sector: (*iter).bi_sector,
-                bi_size: (*iter).bi_size,
-                bi_idx: (*iter).bi_idx,
-                bi_offset: (*iter).bi_offset,
-            };
+            (*per_bio).iter = iter_by_value(&raw const (*self.bio.ptr()).bi_iter);
         }
         per_bio
     }

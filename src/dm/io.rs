@@ -5,6 +5,7 @@
 use super::{bindings, device::Device, Status};
 use core::mem::MaybeUninit;
 use kernel::{
+    alloc::Flags,
     bindings::{bio, bio_init, bio_uninit, bio_vec, submit_bio_wait},
     prelude::*,
 };
@@ -18,7 +19,7 @@ impl IoBuffer {
         if len % 512 != 0 {
             return Err(EINVAL);
         }
-        Ok(Self(KVec::zeroed(len, GFP_KERNEL)?))
+        Self::zeroed(len, GFP_KERNEL)
     }
 
     /// Allocates `most` bytes, or half of that and so on, if there is not so much in one piece: `least` at least, a
@@ -26,12 +27,19 @@ impl IoBuffer {
     pub(crate) fn at_most(most: usize, least: usize) -> Result<Self> {
         let mut len = most;
         while len > least && len % 1024 == 0 {
-            if let Ok(bytes) = KVec::zeroed(len, GFP_KERNEL | __GFP_NOWARN) {
-                return Ok(Self(bytes));
+            if let Ok(buffer) = Self::zeroed(len, GFP_KERNEL | __GFP_NOWARN) {
+                return Ok(buffer);
             }
             len /= 2;
         }
         Self::new(len.max(least))
+    }
+
+    fn zeroed(len: usize, flags: Flags) -> Result<Self> {
+        let mut bytes = KVec::with_capacity(len, flags | __GFP_ZERO)?;
+        // SAFETY: There is room for so many, and the allocator has zeroed it.
+        unsafe { bytes.inc_len(len) };
+        Ok(Self(bytes))
     }
 
     /// Its bytes.

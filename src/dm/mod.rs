@@ -26,6 +26,7 @@
 mod bindings;
 mod bio;
 mod claim;
+mod compat;
 mod device;
 mod io;
 mod misc;

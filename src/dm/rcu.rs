@@ -9,14 +9,13 @@
 //!
 //! C: `kvfree_rcu`, `include/linux/rcupdate.h`.
 
-use super::bindings;
+use super::{bindings, compat::KvfreeRcuHead};
 use core::{alloc::Layout, marker::PhantomData, ptr::NonNull};
 use kernel::{
     alloc::{allocator::KVmalloc, AllocError, Allocator, Flags, NumaNode},
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Full, Relaxed},
-        barrier::{smp_mb, Read},
         rcu,
     },
 };
@@ -57,7 +56,8 @@ impl Version {
     pub(crate) fn read(&self) -> Stamp {
         let fence = || {
             if !cfg!(target_arch = "x86_64") {
-                smp_mb(Read);
+                // SAFETY: No requirements. (The kernel crate names it otherwise from series to series.)
+                unsafe { kernel::bindings::smp_rmb() };
             }
         };
         fence();
@@ -167,7 +167,7 @@ impl Bits {
 
 #[repr(C)]
 struct Header {
-    rcu: bindings::kvfree_rcu_head,
+    rcu: KvfreeRcuHead,
     length: usize,
 }
 

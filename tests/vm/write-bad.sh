@@ -1,6 +1,6 @@
 #!/bin/bash
 # A write over bad sectors succeeds, and exactly these sectors move.
-# kernels: stock (debug)
+# kernels: stock (debug) previous
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 12
