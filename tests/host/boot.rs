@@ -67,8 +67,9 @@ fn a_unit_is_made_for_each_line() {
         "sysinit.target.wants/dmremap.target".into(),
         "/usr/lib/systemd/system/dmremap.target".into(),
     ));
-    let (texts, found): (Vec<_>, Vec<_>) =
-        tree.into_iter().partition(|(name, _)| name.ends_with(".conf"));
+    let (texts, found): (Vec<_>, Vec<_>) = tree
+        .into_iter()
+        .partition(|(name, _)| name.ends_with(".conf"));
     assert_eq!(found, expected);
     let text = |unit: &str| {
         let path = format!("dmremap@{unit}.service.d/50-remaptab.conf");
@@ -84,7 +85,10 @@ fn a_unit_is_made_for_each_line() {
         ("root", true, false),
     ] {
         let text = text(unit);
-        assert!(text.contains("\n[Unit]\nDescription=Remap device "), "{text}");
+        assert!(
+            text.contains("\n[Unit]\nDescription=Remap device "),
+            "{text}"
+        );
         assert_eq!(text.contains(waits), has_waits, "{unit}: {text}");
         assert_eq!(text.contains(closes), has_closes, "{unit}: {text}");
     }
@@ -104,7 +108,10 @@ fn a_wrong_line_is_told_of_and_the_others_go_on() {
         ("safe UUID=1 /dev/b", "UUID=1"),
         ("sa/fe /dev/a /dev/b", "not a name"),
         ("a /dev/a /dev/b", "a is there twice"),
-        ("safe /dev/a /dev/b x-systemd.device-timeout=x", "not a time"),
+        (
+            "safe /dev/a /dev/b x-systemd.device-timeout=x",
+            "not a time",
+        ),
     ] {
         let place = Place::new();
         place.write("tab", format!("a /dev/a /dev/b\n{line}\nb /dev/c /dev/d\n"));
@@ -176,7 +183,10 @@ fn a_spare_is_known_by_its_superblocks() {
     assert_eq!(probe(&place, "s.img", "", "raid").status, 1);
     place.run(&["label", "s.img", "left \"disk\" ü"]).ok();
     let encoded = probe(&place, "s.img", "", "").ok();
-    assert!(encoded.ends_with("=left\\x20\\x22disk\\x22\\x20ü\n"), "{encoded}");
+    assert!(
+        encoded.ends_with("=left\\x20\\x22disk\\x22\\x20ü\n"),
+        "{encoded}"
+    );
 
     let end = image.len() - 4096;
     let mut first = image.clone();
@@ -201,7 +211,10 @@ fn a_spare_is_known_by_its_superblocks() {
     place.write("short.img", "short");
     for name in ["blank.img", "short.img", "none"] {
         let done = probe(&place, name, "", "");
-        assert_eq!((done.status, done.out.as_str(), done.err.as_str()), (1, "", ""));
+        assert_eq!(
+            (done.status, done.out.as_str(), done.err.as_str()),
+            (1, "", "")
+        );
     }
 }
 
@@ -210,7 +223,8 @@ fn a_main_is_known_by_any_of_its_names_and_not_read() {
     let place = Place::new();
     place.formatted(2);
     let path = place.path("s.img").display().to_string();
-    let link = "/dev/disk/by-id/ata-X-part1 /dev/disk/by-partuuid/0a-01 /dev/disk/by-partlabel/films";
+    let link =
+        "/dev/disk/by-id/ata-X-part1 /dev/disk/by-partuuid/0a-01 /dev/disk/by-partlabel/films";
     for main in [
         path.as_str(),
         "/dev/disk/by-id/ata-X-part1",
@@ -219,11 +233,19 @@ fn a_main_is_known_by_any_of_its_names_and_not_read() {
         "PARTLABEL=films",
     ] {
         // A wrong option makes no difference.
-        place.write("tab", format!("other /dev/x /dev/y\na.b {main} /dev/z frobnicate\n"));
+        place.write(
+            "tab",
+            format!("other /dev/x /dev/y\na.b {main} /dev/z frobnicate\n"),
+        );
         let said = probe(&place, "s.img", link, "filesystem").ok();
         assert_eq!(said, "DM_REMAP_MAIN_OF=a.b\n", "{main}");
     }
-    for main in ["/dev/disk/by-id/ata-X", "ID=ata-Y", "PARTUUID=0a-02", "UUID=0a-01"] {
+    for main in [
+        "/dev/disk/by-id/ata-X",
+        "ID=ata-Y",
+        "PARTUUID=0a-02",
+        "UUID=0a-01",
+    ] {
         place.write("tab", format!("a {main} /dev/z\n# b {path} /dev/z\n"));
         let said = probe(&place, "s.img", link, "").ok();
         assert!(!said.contains("MAIN_OF"), "{main}: {said}");
@@ -241,7 +263,9 @@ fn what_was_missing_starts_the_unit_when_it_appears() {
     let (uuid, path) = (uuid(&place), place.path("s.img").display().to_string());
     let started = |place: &Place, device: &str| {
         let said = probe(place, device, "", "").out;
-        let line = said.lines().find_map(|line| line.strip_prefix("DM_REMAP_START="));
+        let line = said
+            .lines()
+            .find_map(|line| line.strip_prefix("DM_REMAP_START="));
         line.map(str::to_string)
     };
     place.write(
@@ -253,13 +277,25 @@ fn what_was_missing_starts_the_unit_when_it_appears() {
     for name in ["c", "d"] {
         place.write(&format!("run/{name}.missing"), "");
     }
-    assert_eq!(started(&place, "s.img").as_deref(), Some("dmremap@c.service"));
-    place.write("tab", format!("a-b /dev/x REMAP={}\n", uuid.replace('-', "")));
+    assert_eq!(
+        started(&place, "s.img").as_deref(),
+        Some("dmremap@c.service")
+    );
+    place.write(
+        "tab",
+        format!("a-b /dev/x REMAP={}\n", uuid.replace('-', "")),
+    );
     place.write("run/a-b.missing", "");
-    assert_eq!(started(&place, "s.img").as_deref(), Some("dmremap@a\\x2db.service"));
+    assert_eq!(
+        started(&place, "s.img").as_deref(),
+        Some("dmremap@a\\x2db.service")
+    );
     // A spare that begins elsewhere on it is known by the name of its device only.
     place.blank("x.img", 10);
     let path = place.path("x.img").display().to_string();
     place.write("tab", format!("c /dev/x {path} spare-start=8\n"));
-    assert_eq!(started(&place, "x.img").as_deref(), Some("dmremap@c.service"));
+    assert_eq!(
+        started(&place, "x.img").as_deref(),
+        Some("dmremap@c.service")
+    );
 }

@@ -327,7 +327,10 @@ fn what_next(name: &str, inside: &[Signature], is_in_tab: bool) -> Result<()> {
         writeln!(stdout(), "After a reboot: dmremap open {name}")?;
         return Ok(());
     }
-    writeln!(stdout(), "It is opened at boot from now on; see remaptab(5).")?;
+    writeln!(
+        stdout(),
+        "It is opened at boot from now on; see remaptab(5)."
+    )?;
     let initramfs = [
         ("/usr/sbin/update-initramfs", "update-initramfs -u"),
         ("/usr/bin/dracut", "dracut --force"),

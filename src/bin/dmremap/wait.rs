@@ -95,15 +95,18 @@ pub(crate) fn open(line: &Line, patience: Option<Duration>) -> Result<bool> {
     }
     let patience = patience.or(line.boot.timeout).unwrap_or(PATIENCE);
     let begin = Instant::now();
-    let mut searched = begin;
+    // With it, a spare is found by its link: nobody reads all disks for it.
+    let has_udev = Path::new("/run/udev/control").exists();
+    let mut searched = None;
     let mut there_since = None;
     let mut is_told = false;
     loop {
         let now = Instant::now();
         let is_late = !patience.is_zero() && now - begin >= patience;
-        let thoroughly = is_late || now == begin || now - searched >= SEARCH;
+        let is_time = searched.is_none_or(|searched| now - searched >= SEARCH);
+        let thoroughly = is_late || !has_udev && is_time;
         if thoroughly {
-            searched = now;
+            searched = Some(now);
         }
         let present = present(line, thoroughly);
         if present.main && present.spare {
