@@ -5,6 +5,7 @@
 //! One that stays away leaves a mark. [`crate::probe`] starts the unit again when the device appears, and whoever then opens
 //! it has what boot had wanted started, too.
 
+use crate::boot::in_initrd;
 use crate::dm::{attribute, directory, number_at, Device};
 use crate::open::Pair;
 use crate::remaptab::Line;
@@ -139,7 +140,8 @@ fn forget(name: &str) -> bool {
 /// Starts what boot had wanted and could not have, if it could not.
 fn pick_up(name: &str) {
     let targets = ["local-fs.target", "swap.target", "cryptsetup.target"];
-    if forget(name) && Path::new("/run/systemd/system").exists() {
+    let has_systemd = Path::new("/run/systemd/system").exists() && !in_initrd();
+    if forget(name) && has_systemd {
         // What there is none of is left out.
         for target in targets {
             let _ = systemctl(&["--no-block", "start", target]);
