@@ -81,6 +81,7 @@ install-tools: tools
 	@share="$(DESTDIR)$(PREFIX)/share" && \
 	install -D build/tools/dmremap "$(DESTDIR)$(PREFIX)/sbin/dmremap" && \
 	install -D -m 644 -t "$$share/man/man8" build/tools/man/*.8 && \
+	install -D -m 644 -t "$$share/man/man5" build/tools/man/*.5 && \
 	install -D -m 644 build/tools/dmremap.bash "$$share/bash-completion/completions/dmremap" && \
 	install -D -m 644 build/tools/dmremap.zsh "$$share/zsh/site-functions/_dmremap" && \
 	install -D -m 644 build/tools/dmremap.fish "$$share/fish/vendor_completions.d/dmremap.fish" && \

@@ -2,6 +2,7 @@
 
 //! Tests of `dmremap` as a user meets it, of `docs/format.md` and of the independent reader.
 
+mod boot;
 mod commands;
 mod damage;
 mod fuzz;

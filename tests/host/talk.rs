@@ -250,9 +250,11 @@ fn every_command_has_a_manual_page_in_section_8() {
             .iter()
             .map(|command| format!("dmremap-{command}")),
     );
+    // And that of the table file.
+    assert!(place.path("man/remaptab.5").exists());
     assert_eq!(
         fs::read_dir(place.path("man")).unwrap().count(),
-        pages.len()
+        pages.len() + 1
     );
     for name in pages {
         let page = fs::read_to_string(place.path(&format!("man/{name}.8"))).unwrap();

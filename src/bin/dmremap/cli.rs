@@ -2,7 +2,9 @@
 
 //! The command line: what `--help`, the man page and the shell completions are made from.
 
+use crate::boot::{Attach, Generator, InitrdTab};
 use crate::device_cli::DeviceCommand;
+use crate::probe::Probe;
 use crate::ui::Manner;
 use crate::{label, units};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum, ValueHint};
@@ -28,7 +30,7 @@ Exit status:
   64  wrong usage
 
 See also:
-  dmsetup(8), badblocks(8), ddrescue(1), e2fsck(8), cryptsetup(8)";
+  remaptab(5), dmsetup(8), badblocks(8), ddrescue(1), e2fsck(8), cryptsetup(8)";
 
 /// Of the commands that do not list their own.
 const EXIT_STATUS: &str = "\
@@ -113,6 +115,10 @@ pub(crate) enum Command {
     Rebind(Rebind),
     #[command(flatten)]
     Device(DeviceCommand),
+    Generator(Generator),
+    Probe(Probe),
+    InitrdTab(InitrdTab),
+    Attach(Attach),
     /// Write the manual pages, of dmremap and of each command, to a directory
     #[command(hide = true)]
     Man {

@@ -6,6 +6,7 @@ use crate::cli::{Bounds, Only};
 use crate::units;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// The commands on active devices.
 #[derive(Subcommand)]
@@ -165,7 +166,8 @@ pub(crate) struct Setup {
 Examples:
   dmremap open safe /dev/sda1 /dev/sdb1
   dmremap open safe PARTUUID=0fc63daf-01 REMAP=3f0c7a6e-8b1d-4f6e-9d55-1b0f3c9b7a10
-  dmremap open safe                                 as /etc/remaptab says")]
+  dmremap open safe                                 as /etc/remaptab says
+  dmremap open safe --wait=5min                     as soon as both are plugged in")]
 pub(crate) struct Open {
     /// The mapped device's name
     pub(crate) name: String,
@@ -176,6 +178,12 @@ pub(crate) struct Open {
     pub(crate) spare: Option<String>,
     #[command(flatten)]
     pub(crate) opening: Opening,
+    /// Wait until MAIN and SPARE are there; one that is open already is left as it is
+    ///
+    /// So long at most: seconds, or as 5min; 0 or infinity is for ever [default: x-systemd.device-timeout of its line, or
+    /// 90 s].
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, value_parser = units::time_span)]
+    pub(crate) wait: Option<Option<Duration>>,
     /// The table file
     #[arg(long, value_name = "FILE", default_value = "/etc/remaptab", value_hint = ValueHint::FilePath)]
     pub(crate) tab: PathBuf,
@@ -193,6 +201,9 @@ pub(crate) struct Close {
     /// Remove it when nobody has it open any more
     #[arg(long)]
     pub(crate) deferred: bool,
+    /// As its unit stops: a device that is gone is closed, and at shutdown the last one to leave closes it
+    #[arg(long, hide = true)]
+    pub(crate) unit: bool,
 }
 
 /// Say how a device is, and what to do about it

@@ -7,6 +7,7 @@
 //!   it should be.
 //! - [`change`]: records of its table, and its superblocks, written.
 //! - [`main_device`]: which disk main is.
+//! - [`boot`], [`probe`] and [`wait`]: the table file at boot, for systemd, udev and the initramfs.
 //! - one module for each command; [`lists`]: the formats of lists of bad sectors.
 //! - [`units`]: numbers on the command line; [`ui`]: talking to a person; [`json`]: to a program; [`man`]: manual pages.
 
@@ -15,6 +16,7 @@
 
 mod active;
 mod backup;
+mod boot;
 mod change;
 mod cli;
 #[cfg(test)]
@@ -36,6 +38,7 @@ mod main_device;
 mod man;
 mod open;
 mod output;
+mod probe;
 mod region;
 mod remaptab;
 mod repair;
@@ -45,6 +48,7 @@ mod status;
 mod tag;
 mod ui;
 mod units;
+mod wait;
 mod whole_file;
 mod zero;
 
@@ -99,6 +103,10 @@ fn run(command: Command) -> Result<Status> {
         Command::Label(args) => label::run(&args),
         Command::Rebind(args) => main_device::rebind(&args),
         Command::Device(command) => on_device(command),
+        Command::Generator(args) => boot::generator(&args),
+        Command::Probe(args) => probe::run(&args),
+        Command::InitrdTab(args) => boot::initrd_tab(&args),
+        Command::Attach(args) => boot::attach(&args),
         Command::Man { directory } => man::write(&directory),
         Command::Completions { shell } => {
             // Without the commands that are for packagers.

@@ -18,7 +18,20 @@ pub(crate) fn write(directory: &Path) -> Result<Status> {
         write_page(command, directory)?;
     }
     write_page(&all, directory)?;
+    let path = directory.join("remaptab.5");
+    fs::write(&path, of_table_file()?).with_context(|| path.display().to_string())?;
     Ok(Status::Done)
+}
+
+/// The page of the table file.
+fn of_table_file() -> Result<Vec<u8>> {
+    let mut page = Vec::new();
+    let source = concat!("dmremap ", env!("CARGO_PKG_VERSION"));
+    let mut title = Roff::new();
+    title.control("TH", ["remaptab", "5", " ", source, "File Formats"]);
+    title.to_writer(&mut page)?;
+    sections(include_str!("remaptab.txt")).to_writer(&mut page)?;
+    Ok(page)
 }
 
 fn write_page(command: &clap::Command, directory: &Path) -> Result<()> {
@@ -75,7 +88,7 @@ fn sections(help: &str) -> Roff {
                     roff.text([roman(text)]);
                 }
             },
-            Some((status, meaning)) if heading == "Exit status" => {
+            Some((status, meaning)) if ["Exit status", "Options"].contains(&heading) => {
                 roff.control("TP", []);
                 roff.text([bold(status)]);
                 roff.text([roman(meaning.trim_start())]);

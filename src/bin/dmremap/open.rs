@@ -9,7 +9,8 @@ use crate::holder;
 use crate::image::{self, Refused};
 use crate::main_device::identity;
 use crate::region::{measure, Region};
-use crate::{format, remaptab, tag, ui, Status};
+use crate::remaptab::{Boot, Line};
+use crate::{boot, format, remaptab, tag, ui, wait, Status};
 use anyhow::{bail, ensure, Context as _, Result};
 use dm_remap::engine::args;
 use dm_remap::engine::format::Superblock;
@@ -240,33 +241,57 @@ impl Pair {
 }
 
 pub(crate) fn open(args: Open) -> Result<Status> {
-    let (pair, name) = match (&args.main, &args.spare) {
-        (Some(main), Some(spare)) => (Pair::new(main, spare, args.opening)?, args.name),
+    let line = match (args.main, args.spare) {
+        (Some(main), Some(spare)) => Line {
+            name: args.name,
+            main,
+            spare,
+            opening: args.opening,
+            boot: Boot::default(),
+        },
         _ => {
             let line = remaptab::find(&args.tab, &args.name)?;
-            let line = line.with_context(|| {
+            line.with_context(|| {
                 format!(
                     "{}: no line for {}; give MAIN and SPARE",
                     args.tab.display(),
                     args.name
                 )
-            })?;
-            (Pair::new(&line.main, &line.spare, line.opening)?, line.name)
+            })?
         }
     };
-    pair.open(&name)?;
-    writeln!(
-        stdout(),
-        "/dev/mapper/{name}: {} with {}",
-        pair.main.display(),
-        pair.spare.display()
-    )?;
+    let (name, main, spare) = (&line.name, &line.main, &line.spare);
+    let is_new = match args.wait {
+        Some(patience) => wait::open(&line, patience)?,
+        None => {
+            Pair::new(main, spare, line.opening.clone())?.open(name)?;
+            true
+        }
+    };
+    if boot::in_initrd() {
+        // It stays when the initramfs goes.
+        wait::leave_mark(name, "initrd")?;
+    }
+    match is_new {
+        true => writeln!(stdout(), "/dev/mapper/{name}: {main} with {spare}")?,
+        false => writeln!(stdout(), "/dev/mapper/{name}: is open already")?,
+    }
     Ok(Status::Done)
 }
 
+/// Whether the machine goes down.
+fn is_shutdown() -> bool {
+    wait::systemctl(&["is-system-running"]).is_ok_and(|state| state == "stopping")
+}
+
 pub(crate) fn close(args: &Close) -> Result<Status> {
+    if args.unit && number_of(&args.name).is_none() {
+        return Ok(Status::Done);
+    }
     let device = Device::open(&args.name)?;
-    let Err(error) = dm::remove(&device.name, args.deferred) else {
+    // Nothing says to systemd that what lies on it stops before it, if that names it by what is inside.
+    let is_deferred = args.deferred || args.unit && is_shutdown();
+    let Err(error) = dm::remove(&device.name, is_deferred) else {
         return Ok(Status::Done);
     };
     let path = device.path();

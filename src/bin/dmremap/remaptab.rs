@@ -4,11 +4,13 @@
 
 use crate::device_cli::Opening;
 use crate::dm::check_name;
-use anyhow::{ensure, Context as _, Result};
+use crate::{tag, units};
+use anyhow::{anyhow, ensure, Context as _, Result};
 use clap::Parser;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 
 /// A line of it.
 pub(crate) struct Line {
@@ -16,15 +18,44 @@ pub(crate) struct Line {
     pub(crate) main: String,
     pub(crate) spare: String,
     pub(crate) opening: Opening,
+    pub(crate) boot: Boot,
 }
 
-/// Options that others obey: systemd's generator and the initramfs.
-const OF_BOOT: [&str; 4] = [
-    "noauto",
-    "nofail",
-    "x-initrd.attach",
-    "x-systemd.device-timeout",
-];
+/// When it is opened by itself, and what if that cannot be.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Boot {
+    /// Not at boot.
+    pub(crate) noauto: bool,
+    /// Boot does not wait for it.
+    pub(crate) nofail: bool,
+    /// In the initramfs.
+    pub(crate) initrd: bool,
+    /// How long its devices are waited for; zero: for ever.
+    pub(crate) timeout: Option<Duration>,
+}
+
+const OF_BOOT: [&str; 4] = ["noauto", "nofail", INITRD, "x-systemd.device-timeout"];
+
+pub(crate) const INITRD: &str = "x-initrd.attach";
+
+impl Boot {
+    fn parse(text: &str) -> Result<Self> {
+        let mut boot = Self::default();
+        for word in text.split(',') {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("noauto", "") => boot.noauto = true,
+                ("nofail", "") => boot.nofail = true,
+                (INITRD, "") => boot.initrd = true,
+                (name @ "x-systemd.device-timeout", time) => {
+                    let time = units::time_span(time);
+                    boot.timeout = Some(time.map_err(|why| anyhow!("{name}: {why}"))?);
+                }
+                (name, _) => ensure!(!OF_BOOT.contains(&name), "{name} has no value"),
+            }
+        }
+        Ok(boot)
+    }
+}
 
 #[derive(Parser)]
 #[command(no_binary_name = true)]
@@ -58,33 +89,64 @@ fn options(text: &str) -> Result<Opening> {
     Ok(parsed.opening)
 }
 
+/// The words of a line; none in a comment.
+pub(crate) fn words(line: &str) -> Vec<&str> {
+    let words = line.split_whitespace();
+    if line.trim_start().starts_with('#') {
+        return Vec::new();
+    }
+    words.collect()
+}
+
 fn parse(line: &str) -> Result<Option<Line>> {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let (name, main, spare, text) = match words[..] {
+    let (name, main, spare, text) = match words(line)[..] {
         [] => return Ok(None),
-        [first, ..] if first.starts_with('#') => return Ok(None),
         [name, main, spare] => (name, main, spare, ""),
         [name, main, spare, options] => (name, main, spare, options),
         _ => anyhow::bail!("not of the form NAME MAIN SPARE OPTIONS"),
     };
     check_name(name)?;
+    for (device, is_spare) in [(main, false), (spare, true)] {
+        tag::check(device, is_spare)?;
+    }
     Ok(Some(Line {
         name: name.into(),
         main: main.into(),
         spare: spare.into(),
         opening: options(text)?,
+        boot: Boot::parse(text)?,
     }))
+}
+
+/// The text of the file, empty if there is none.
+pub(crate) fn read(file: &Path) -> Result<String> {
+    match fs::read_to_string(file) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(String::new()),
+        text => text.with_context(|| file.display().to_string()),
+    }
+}
+
+/// All lines, and what is wrong with those that are wrong.
+pub(crate) fn all(file: &Path) -> Result<Vec<Result<Line>>> {
+    let mut all: Vec<Result<Line>> = Vec::new();
+    for (number, text) in (1..).zip(read(file)?.lines()) {
+        let what = || format!("{}: line {number}", file.display());
+        let line = parse(text).and_then(|line| {
+            let Some(line) = line else { return Ok(None) };
+            let is_second = all.iter().flatten().any(|other| other.name == line.name);
+            ensure!(!is_second, "{} is there twice", line.name);
+            Ok(Some(line))
+        });
+        all.extend(line.with_context(what).transpose());
+    }
+    Ok(all)
 }
 
 /// The line of the device `name`; `None`: the file has none. Other lines may be wrong.
 pub(crate) fn find(file: &Path, name: &str) -> Result<Option<Line>> {
-    let text = match fs::read_to_string(file) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        text => text.with_context(|| file.display().to_string())?,
-    };
     let mut found = None;
-    for (number, line) in (1..).zip(text.lines()) {
-        if line.split_whitespace().next() != Some(name) {
+    for (number, line) in (1..).zip(read(file)?.lines()) {
+        if words(line).first() != Some(&name) {
             continue;
         }
         let what = || format!("{}: line {number}", file.display());
@@ -140,6 +202,12 @@ mod tests {
             (8, Some(0))
         );
         assert!(line.opening.readonly && !line.opening.rebind);
+        let boot = Boot {
+            nofail: true,
+            timeout: Some(Duration::from_secs(30)),
+            ..Boot::default()
+        };
+        assert_eq!(line.boot, boot);
         assert!(parse("safe a b defaults").unwrap().is_some());
         assert!(parse("  # safe a b").unwrap().is_none());
         for (line, why) in [
@@ -148,6 +216,10 @@ mod tests {
             ("sa/fe a b", "not a name"),
             ("safe a b frobnicate", "frobnicate"),
             ("safe a b read-retries=11", "read-retries"),
+            ("safe a b nofail=no", "nofail has no value"),
+            ("safe a b x-systemd.device-timeout=soon", "device-timeout"),
+            ("safe UUID=1 b", "its name inside only"),
+            ("safe a REMAP=1", "32 hexadecimal"),
         ] {
             let error = format!("{:#}", parse(line).err().unwrap());
             assert!(error.contains(why), "{line}: {error}");

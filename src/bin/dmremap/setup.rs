@@ -6,11 +6,11 @@
 //! running it again.
 
 use crate::device_cli::{Opening, Setup};
-use crate::dm::{check_name, number_at, Device};
+use crate::dm::{check_name, number_at, Device, Number};
 use crate::hide::{hide, must_be_readable, signatures, Signature};
 use crate::open::Pair;
 use crate::region::measure;
-use crate::{dm, remaptab, tag, ui, Status};
+use crate::{boot, dm, remaptab, tag, ui, wait, Status};
 use anyhow::{ensure, Context as _, Result};
 use std::fs::File;
 use std::io::{stdout, Write as _};
@@ -126,20 +126,66 @@ fn options(o: &Opening) -> String {
     }
 }
 
-/// A name of a device that stays: that of its partition, else the one that was given.
+/// A name of a device that stays: that of its partition, else of its disk, else the one that was given.
 fn lasting(given: &str, path: &Path) -> String {
-    let directory = number_at(path).and_then(dm::directory);
-    let uevent = directory
-        .and_then(|directory| dm::attribute(&directory, "uevent"))
-        .unwrap_or_default();
+    let Some(number) = number_at(path) else {
+        return given.into();
+    };
+    if !given.starts_with("/dev/") || given.starts_with("/dev/disk/") {
+        return given.into();
+    }
+    let directory = dm::directory(number);
+    let read = |name| dm::attribute(directory.as_ref()?, name);
+    let uevent = read("uevent").unwrap_or_default();
     let uuid = uevent
         .lines()
         .find_map(|line| line.strip_prefix("PARTUUID="));
     match uuid {
-        Some(uuid) if given.starts_with("/dev/") && !given.starts_with("/dev/disk/") => {
-            format!("PARTUUID={uuid}")
-        }
-        _ => given.into(),
+        Some(uuid) => format!("PARTUUID={uuid}"),
+        None if read("dm/name").is_some() => dm::path_of(number).display().to_string(),
+        None => by_id(number).unwrap_or_else(|| given.into()),
+    }
+}
+
+/// The name of a disk that udev made of its model and number, or one that is a number only.
+fn by_id(number: Number) -> Option<String> {
+    let links = std::fs::read_dir("/dev/disk/by-id").ok()?.flatten();
+    let own = links.map(|link| link.path());
+    let own = own.filter(|link| number_at(link) == Some(number));
+    let names = own.filter_map(|link| Some(link.to_str()?.to_string()));
+    // Of another's content, or of the place of a disk among others.
+    let names = names.filter(|name| !name.contains("/lvm-pv-uuid-"));
+    names.min_by_key(|name| {
+        let is_number = ["/wwn-", "/nvme-eui.", "/nvme-uuid."];
+        (is_number.iter().any(|is| name.contains(is)), name.clone())
+    })
+}
+
+/// Tells systemd and udev of a line that is new: main is hidden from now on, and boot knows the device.
+fn tell_system(main: &Path) {
+    if Path::new("/run/systemd/system").exists() {
+        let _ = wait::systemctl(&["daemon-reload"]);
+    }
+    if !Path::new("/run/udev/control").exists() {
+        return;
+    }
+    let Some(directory) = number_at(main).and_then(dm::directory) else {
+        return;
+    };
+    let inside = std::fs::read_dir(&directory)
+        .into_iter()
+        .flatten()
+        .flatten();
+    let partitions = inside
+        .map(|entry| entry.path())
+        .filter(|path| path.join("partition").exists());
+    // In this order: a partition has it from its disk.
+    for device in std::iter::once(directory.clone()).chain(partitions) {
+        let mut trigger = std::process::Command::new("udevadm");
+        trigger
+            .args(["trigger", "--settle", "--action=change"])
+            .arg(device);
+        let _ = trigger.output();
     }
 }
 
@@ -243,11 +289,14 @@ pub(crate) fn run(args: Setup) -> Result<Status> {
         });
         status = hidden.context("everything else is done; see dmremap hide")?;
     }
-    what_next(&args.name, &inside)?;
+    if !args.no_tab {
+        tell_system(&pair.main);
+    }
+    what_next(&args.name, &inside, !args.no_tab)?;
     Ok(status)
 }
 
-fn what_next(name: &str, inside: &[Signature]) -> Result<()> {
+fn what_next(name: &str, inside: &[Signature], is_in_tab: bool) -> Result<()> {
     let path = format!("/dev/mapper/{name}");
     writeln!(
         stdout(),
@@ -273,10 +322,24 @@ fn what_next(name: &str, inside: &[Signature]) -> Result<()> {
         )?,
         None => writeln!(stdout(), "To use it: mkfs.ext4 {path}")?,
     }
-    writeln!(stdout(), "After a reboot: dmremap open {name}")?;
+    let path = |name: &str| Path::new(name).exists();
+    if !is_in_tab || !path(boot::GENERATOR) {
+        writeln!(stdout(), "After a reboot: dmremap open {name}")?;
+        return Ok(());
+    }
     writeln!(
         stdout(),
-        "If it is to hold the root file system: update-initramfs -u, once the initramfs knows of dm-remap."
+        "It is opened at boot from now on; see remaptab(5)."
     )?;
+    let initramfs = [
+        ("/usr/sbin/update-initramfs", "update-initramfs -u"),
+        ("/usr/bin/dracut", "dracut --force"),
+    ];
+    if let Some((_, command)) = initramfs.iter().find(|(program, _)| path(program)) {
+        writeln!(
+            stdout(),
+            "Do this, too, so that the initramfs leaves main alone: {command}"
+        )?;
+    }
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! wrong usage.
 
 use dm_remap::engine::SECTOR_SIZE;
+use std::time::Duration;
 
 const SECTOR: u64 = SECTOR_SIZE as u64;
 
@@ -67,6 +68,39 @@ pub(crate) fn unit_sectors(text: &str) -> Result<u32, String> {
     }
 }
 
+/// A span of time as systemd.time(7) has it: `30`, `30s`, `1min 30s`, `infinity`; zero and infinity: for ever.
+pub(crate) fn time_span(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?}: not a time, like 30, 30s, 5min or infinity");
+    let mut rest = text.trim();
+    if rest == "infinity" {
+        return Ok(Duration::ZERO);
+    }
+    let mut all = Duration::ZERO;
+    loop {
+        let end = rest.find(|c: char| !c.is_ascii_digit());
+        let (number, behind) = rest.split_at(end.unwrap_or(rest.len()));
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let behind = behind.trim_start();
+        let end = behind.find(|c: char| !c.is_ascii_alphabetic());
+        let (unit, behind) = behind.split_at(end.unwrap_or(behind.len()));
+        let milliseconds = match unit {
+            "ms" | "msec" => 1,
+            "" | "s" | "sec" | "second" | "seconds" => 1000,
+            "m" | "min" | "minute" | "minutes" => 60_000,
+            "h" | "hr" | "hour" | "hours" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        all = number
+            .checked_mul(milliseconds)
+            .and_then(|span| all.checked_add(Duration::from_millis(span)))
+            .ok_or_else(wrong)?;
+        rest = behind.trim_start();
+        if rest.is_empty() {
+            return Ok(all);
+        }
+    }
+}
+
 /// Replicas of the metadata.
 pub(crate) fn copies(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -94,6 +128,25 @@ pub(crate) fn percent(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_those_of_systemd() {
+        for (text, seconds) in [
+            ("30", 30),
+            ("90s", 90),
+            ("1min 30s", 90),
+            ("5min", 300),
+            ("2h", 7200),
+            ("1500ms", 1),
+            ("0", 0),
+            ("infinity", 0),
+        ] {
+            assert_eq!(time_span(text).unwrap().as_secs(), seconds, "{text}");
+        }
+        for text in ["", "s", "-1", "1.5", "3 weeks", "99999999999999999999"] {
+            time_span(text).unwrap_err();
+        }
+    }
 
     #[test]
     fn sectors_may_have_a_suffix() {
