@@ -553,6 +553,21 @@ pub fn record(
     index: usize,
     geometry: &Geometry,
 ) -> Result<State, Refusal> {
+    record_for(
+        geometry.slot_at(number, index as u64),
+        block,
+        index,
+        geometry,
+    )
+}
+
+/// Reads record `index` of a valid table block for `geometry`, which is that of `slot`, if that exists; otherwise as [`record`].
+pub fn record_for(
+    slot: Option<Slot>,
+    block: &Block,
+    index: usize,
+    geometry: &Geometry,
+) -> Result<State, Refusal> {
     let r = match TableBlockOnDisk::ref_from_bytes(block) {
         Ok(t) => t.records.get(index),
         Err(_) => None,
@@ -575,7 +590,7 @@ pub fn record(
     if mask & !geometry.unit_mask(unit) != 0 {
         return Err(c"mask outside the unit");
     }
-    match geometry.slot_at(number, index as u64) {
+    match slot {
         None => Err(c"record of a slot that does not exist"),
         Some(slot) if geometry.is_reserved(slot) => Err(c"slot inside a metadata area"),
         Some(_) => Ok(state),

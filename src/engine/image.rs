@@ -9,8 +9,8 @@
 //! of the region.
 
 use super::format::{
-    is_blank, is_unused_table, is_used_table, next_in_use, record, record_origin, table_generation,
-    Block, Crc32c, Fault, Origin, State, Superblock,
+    is_blank, is_unused_table, is_used_table, next_in_use, record_for, record_origin,
+    table_generation, Block, Crc32c, Fault, Origin, State, Superblock,
 };
 use super::geometry::{Geometry, BLOCK_SECTORS, MAX_COPIES, RECORDS_PER_BLOCK};
 use super::{Refusal, Slot, Unit};
@@ -387,27 +387,36 @@ pub fn compare(
     number: u64,
     crc32c: Crc32c,
 ) -> Replicas {
-    let valid = |block: &Option<&Block>| {
-        let block = block.ok_or(c"cannot be read")?;
-        table_generation(block, uuid, number, crc32c)
-    };
+    // Of each that is valid: its generation, and whether it is the same as the best before it.
+    let mut found = [Err(c"cannot be read"); MAX_COPIES as usize];
     let mut best: Option<(u64, usize, &Block)> = None;
-    for (copy, replica) in replicas.iter().enumerate() {
-        if let (Ok(generation), Some(block)) = (valid(replica), replica) {
+    for (copy, (replica, found)) in replicas.iter().zip(&mut found).enumerate() {
+        let Some(block) = *replica else { continue };
+        *found = match best {
+            // As most are: this costs less than a checksum.
+            Some((highest, _, newest)) if block == newest => Ok((highest, true)),
+            _ => table_generation(block, uuid, number, crc32c).map(|found| (found, false)),
+        };
+        if let Ok((generation, _)) = *found {
             if best.is_none_or(|(highest, ..)| generation > highest) {
                 best = Some((generation, copy, block));
             }
         }
     }
     let mut standing = [Standing::Unused; MAX_COPIES as usize];
-    for (replica, standing) in replicas.iter().zip(&mut standing) {
-        *standing = match (valid(replica), best) {
+    for (copy, (found, standing)) in found
+        .iter()
+        .zip(&mut standing)
+        .take(replicas.len())
+        .enumerate()
+    {
+        *standing = match (*found, best) {
             (Err(why), _) => Standing::Damaged(why),
-            (Ok(generation), Some((current, ..))) if generation < current => Standing::Stale {
+            (Ok((generation, _)), Some((current, ..))) if generation < current => Standing::Stale {
                 generation,
                 current,
             },
-            (Ok(_), Some((.., newest))) if *replica != Some(newest) => Standing::Differs,
+            (Ok((_, false)), Some((_, newest, _))) if copy != newest => Standing::Differs,
             (Ok(_), _) => Standing::Current,
         };
     }
@@ -548,7 +557,8 @@ fn read_block(
 /// Checks the records of table block `number` and calls `see` with those not of free slots.
 fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn FnMut(Seen<'_>)) {
     for index in 0..RECORDS_PER_BLOCK as usize {
-        let state = match record(block, number, index, geometry) {
+        let slot = geometry.slot_at(number, index as u64);
+        let state = match record_for(slot, block, index, geometry) {
             Ok(State::Free) => continue,
             Ok(state) => state,
             Err(why) => {
@@ -560,7 +570,7 @@ fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn F
                 continue;
             }
         };
-        if let Some(slot) = geometry.slot_at(number, index as u64) {
+        if let Some(slot) = slot {
             let origin = record_origin(block, index);
             see(Seen::Record {
                 slot,
@@ -575,8 +585,8 @@ fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn F
 mod tests {
     use super::super::entries::{Entry, Loss};
     use super::super::format::{
-        blank_table_block, seal_table_block, set_next_in_use, set_record, update_superblock, Cause,
-        Update,
+        blank_table_block, record, seal_table_block, set_next_in_use, set_record,
+        update_superblock, Cause, Update,
     };
     use super::super::geometry::BLOCK_SIZE;
     use super::super::identity::Identity;
