@@ -8,6 +8,7 @@ A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in i
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
                                   SOAK=n in the environment: n times the first and then the last
+    # waits: for slow disks         needs little of the processor: one such runs beside the others
     # args: 60                    arguments of a script that boots once; with ALL, those of `all-args`, if there are any
 
 It prints KTAP: a plan `1..N`, then `ok I - promise` or `not ok I - promise`; deeper levels, as KUnit prints them, are
@@ -218,16 +219,16 @@ def main():
         print(*kernels(names[1:]))
         return
     LOGS.mkdir(parents=True, exist_ok=True)
-    jobs = [host_tests] if what in ("host", "all") else []
+    jobs, waiting = [host_tests] if what in ("host", "all") else [], []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
-        runs = vm_runs(names)
-        jobs += [lambda run=run: scenario(*run) for run in runs]
+        for run in vm_runs(names):
+            (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
-    print(f"{len(jobs)} runs, {at_once} at once", flush=True)
-    with ThreadPoolExecutor(at_once) as pool:
-        results = list(pool.map(lambda job: job(), jobs))
+    print(f"{len(jobs) + len(waiting)} runs, {at_once} at once" + (", and one that waits" if waiting else ""), flush=True)
+    with ThreadPoolExecutor(at_once) as pool, ThreadPoolExecutor(1) as beside:
+        results = [job.result() for job in [pool.submit(job) for job in jobs] + [beside.submit(job) for job in waiting]]
     passed, failed = (sum(column) for column in zip(*results))
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

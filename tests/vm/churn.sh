@@ -3,7 +3,7 @@
 #
 # churn.py explains. Arguments: seconds, and a seed that it printed.
 # kernels: stock debug (race)
-# args: 30
+# args: 25
 # all-args: 1800
 # vm: --timeout 3000
 # shellcheck source=tests/vm/lib.sh

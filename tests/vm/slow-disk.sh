@@ -2,6 +2,7 @@
 # A disk whose failing commands take 200 ms, a MiB of it bad: reading that once through the page cache sends it hardly more failing
 # commands than reading the disk itself does, and takes hardly longer.
 # kernels: stock
+# waits: for commands of 200 ms that fail
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 9

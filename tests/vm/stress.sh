@@ -2,7 +2,7 @@
 # fio verifies what it writes while entries come and go, tables are loaded, and sectors go bad.
 # kernels: stock debug (race)
 # vm: --timeout 1800
-# args: 75
+# args: 45
 # all-args: 300
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
