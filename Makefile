@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module tools demo test test-host test-vm bench soak fuzz lint install install-tools rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm bench soak fuzz lint deb install install-tools rust-analyzer clean
 
 all: module
 
@@ -54,11 +54,12 @@ bench:
 
 # What takes too long for every day, an hour under emulation: the machine is killed at a random moment, CUTS=n times
 # (default 100); the long stress runs; data races, on a kernel of their own (10 minutes more to build); and that the tests
-# notice mistakes in the order of writes and in teardown.
+# notice mistakes in the order of writes and in teardown; the module built by DKMS.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug cycles-stock stress-debug stress-stock writers-debug
 	@scripts/test vm kunit-race writers-race stress-race churn-race
 	@tests/mutations/run
+	@scripts/deb check-dkms
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:
@@ -66,6 +67,10 @@ fuzz:
 
 lint:
 	@scripts/lint
+
+# Debian packages, in build/deb/ (docs/packaging.md).
+deb:
+	@scripts/deb
 
 # Into the running kernel's modules, where modprobe and device-mapper find it; DESTDIR= for elsewhere.
 install: module

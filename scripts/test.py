@@ -203,6 +203,16 @@ def object_test():
     return int(run.returncode == 0), int(run.returncode != 0)
 
 
+def deb_test():
+    """The results of scripts/deb check, which scripts/test has run."""
+    text = (LOGS / "deb.log").read_text()
+    passed, failed, _ = ktap(text)
+    print(f"{'FAIL' if failed else 'ok':4} {'packages':40} {passed:4} passed, {len(failed)} failed", flush=True)
+    for promise in failed:
+        print(f"       not ok: {promise}  (build/test/deb.log)", flush=True)
+    return passed, len(failed)
+
+
 def mutations_test():
     """Whether the patches that tests/mutations/run applies still fit the source."""
     patches = sorted((ROOT / "tests/mutations").glob("*.patch"))
@@ -220,6 +230,7 @@ def main():
         return
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs, waiting = [host_tests] if what in ("host", "all") else [], []
+    jobs += [deb_test] if what == "all" else []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
         for run in vm_runs(names):
