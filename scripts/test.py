@@ -16,6 +16,8 @@ indented by four spaces, and of those only the innermost results count. What is 
 status, no results, fewer or more than the plan says) counts as one failed test more. tests/vm/lib.sh is /host/lib.sh there,
 and the Python files beside it are in /host, too.
 
+A scenario of tests/distro, `distro-NAME`, is a program that imports scripts/distro.py: see there.
+
 Logs: build/test/. The last line is `N passed, N failed`.
 """
 
@@ -94,6 +96,17 @@ def header(script, key, default):
     return shlex.split(match[1]) if match else default
 
 
+def report(name, passed, failed, skipped, start):
+    """Prints the line of a scenario, and what it said last if it failed."""
+    print(f"{'FAIL' if failed else 'ok':4} {name:40} {passed:4} passed, {len(failed)} failed"
+          + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s", flush=True)
+    for promise in failed:
+        print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
+    if failed:
+        print("".join(f"       | {line}\n" for line in (LOGS / f"{name}.log").read_text().splitlines()[-50:]), end="", flush=True)
+    return passed, len(failed)
+
+
 def scenario(script, kernel):
     """Runs one scenario on one kernel and prints its line."""
     name = f"{script.stem}-{kernel}"
@@ -144,13 +157,7 @@ def scenario(script, kernel):
     for image in images:
         if not failed:
             image.unlink()
-    print(f"{'FAIL' if failed else 'ok':4} {name:40} {passed:4} passed, {len(failed)} failed"
-          + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s", flush=True)
-    for promise in failed:
-        print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
-    if failed:
-        print("".join(f"       | {line}\n" for line in (LOGS / f"{name}.log").read_text().splitlines()[-50:]), end="", flush=True)
-    return passed, len(failed)
+    return report(name, passed, failed, skipped, start)
 
 
 def vm_runs(names):
@@ -163,10 +170,17 @@ def vm_runs(names):
             default = kernel == word or "ALL" in os.environ
             if f"{script.stem}-{kernel}" in names or (script.stem in names or not names) and default:
                 runs.append((script, kernel))
+    distro = [f"distro-{script.stem}" for script in distro_runs(names)]
     for name in names:
-        if not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
+        if name not in distro and not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
             sys.exit(f"no such scenario: {name}")
     return sorted(runs, key=lambda run: run[1])
+
+
+def distro_runs(names):
+    """The scenarios of tests/distro to run; those with `# soak:` in their head only if ALL is set, or by name."""
+    scripts = sorted((ROOT / "tests/distro").glob("*.py"))
+    return [s for s in scripts if f"distro-{s.stem}" in names or not names and ("ALL" in os.environ or not header(s, "soak", []))]
 
 
 def kernels(names):
@@ -203,6 +217,19 @@ def object_test():
     return int(run.returncode == 0), int(run.returncode != 0)
 
 
+def distro_test(script):
+    """Runs one scenario of tests/distro and prints its line."""
+    name = f"distro-{script.stem}"
+    start = time.monotonic()
+    run = subprocess.run([ROOT / "scripts/vm", "--distro", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    (LOGS / f"{name}.log").write_text(run.stdout, encoding="utf-8")
+    passed, failed, skipped = ktap(run.stdout)
+    if run.returncode:
+        failed.append(f"exit status {run.returncode}")
+    return report(name, passed, failed, skipped, start)
+
+
 def deb_test():
     """The results of scripts/deb check, which scripts/test has run."""
     text = (LOGS / "deb.log").read_text()
@@ -233,6 +260,7 @@ def main():
     jobs += [deb_test] if what == "all" else []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
+        jobs += [lambda script=script: distro_test(script) for script in distro_runs(names)]
         for run in vm_runs(names):
             (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30

@@ -1,0 +1,124 @@
+"""Data disks across reboots: file systems, LVM, swap and LUKS on remap devices, from the packages.
+
+What is relocated has other content on the raw disk, so whoever mounts that is found out.
+"""
+
+from distro import Machine, Report, installed
+
+r = Report()
+
+# Ext4 by UUID, LVM, swap, LUKS, and a spare that is a logical volume.
+SET_UP = r"""
+udevadm settle
+id() { echo "/dev/disk/by-id/scsi-$(udevadm info -q property --property=ID_SERIAL --value "/dev/$1")"; }
+disk() { for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != "$1" ] || echo "/dev/${d##*/}"; done; }
+
+mkfs.ext4 -q -U 11111111-1111-1111-1111-111111111111 $(disk main)
+echo 'UUID=11111111-1111-1111-1111-111111111111 /data ext4 nofail,x-systemd.device-timeout=60 0 2' >>/etc/fstab
+mkdir -p /data /vol /secret /onlv
+dmremap setup --yes safe $(disk main) $(disk spare)
+dmremap setup --yes pv $(disk main2) $(disk spare2)
+pvcreate -q /dev/mapper/pv
+vgcreate -q vg /dev/mapper/pv
+lvcreate -q -n vol -L 24M vg
+lvcreate -q -n spare3 -L 8M vg
+mkfs.ext4 -q -U 22222222-2222-2222-2222-222222222222 /dev/vg/vol
+echo 'UUID=22222222-2222-2222-2222-222222222222 /vol ext4 defaults 0 2' >>/etc/fstab
+
+dmremap setup --yes onlv $(disk main3) /dev/vg/spare3
+mkfs.ext4 -q -U 33333333-3333-3333-3333-333333333333 /dev/mapper/onlv
+echo 'UUID=33333333-3333-3333-3333-333333333333 /onlv ext4 defaults 0 2' >>/etc/fstab
+
+dmremap setup --yes swap $(disk main4) $(disk spare4)
+mkswap -q -U 44444444-4444-4444-4444-444444444444 /dev/mapper/swap
+echo 'UUID=44444444-4444-4444-4444-444444444444 none swap defaults 0 0' >>/etc/fstab
+
+dmremap setup --yes crypt $(disk main5) $(disk spare5)
+head -c 64 /dev/urandom >/etc/key
+cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --uuid 55555555-5555-5555-5555-555555555555 /dev/mapper/crypt /etc/key
+echo 'secret UUID=55555555-5555-5555-5555-555555555555 /etc/key luks' >>/etc/crypttab
+cryptsetup open --key-file /etc/key /dev/mapper/crypt secret
+mkfs.ext4 -q -U 66666666-6666-6666-6666-666666666666 /dev/mapper/secret
+echo '/dev/mapper/secret /secret ext4 defaults 0 2' >>/etc/fstab
+systemctl daemon-reload
+mount -a
+cat /etc/remaptab
+"""
+
+# Files of 4 MiB, whose first content stays on the raw disk in 200 units, as they are relocated before they get their second.
+FILL = r"""
+fill() { # DEVICE DIRECTORY SECTORS-BEFORE
+    head -c 4M /dev/urandom >$2/file
+    sync
+    filefrag -v -b512 $2/file | awk -F'[ .:]+' -v before=$3 '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 32) print s + before}' | head -n 200 |
+        while read -r s; do dmremap remap $1 $s 8; done >/dev/null
+    head -c 4M /dev/urandom >/tmp/new
+    dd if=/tmp/new of=$2/file bs=1M conv=notrunc oflag=direct status=none
+    (cd $2; md5sum file) >>/root/sums.$1
+    sync
+    dmsetup status $1
+}
+fill safe /data 0
+fill onlv /onlv 0
+# Where the volume begins.
+fill pv /vol $(dmsetup table vg-vol | awk '{print $5}')
+sync
+"""
+
+CHECK = r"""
+cat /proc/swaps | grep -q dm-
+for what in safe:/data onlv:/onlv pv:/vol; do
+    (cd ${what#*:}; md5sum -c --quiet /root/sums.${what%:*})
+done
+findmnt -no SOURCE /data /secret
+for d in /data /vol /onlv /secret; do findmnt -no SOURCE $d; done
+"""
+
+
+def check(m, what):
+    status, text = m.ask("set -e\n" + CHECK)
+    found = text.split()
+    r.check(f"{what}: all is mounted from the mapped devices, with every byte right",
+            status == 0 and found[-4:] == ["/dev/mapper/safe", "/dev/mapper/vg-vol", "/dev/mapper/onlv", "/dev/mapper/secret"],
+            f"{status}: {text}" + m.ask("journalctl -b -p warning --no-pager | tail -n 40; systemctl --failed; lsblk")[1])
+
+
+with Machine("distro-data", installed()) as m:
+    for n, size in (("", 64), ("2", 64), ("3", 32), ("4", 16), ("5", 32)):
+        m.disk(f"main{n}", f"{size}M")
+        if n != "3":
+            m.disk(f"spare{n}", "16M")
+    everything = list(m.disks)
+    m.boot(*everything)
+    print(m.run(SET_UP))
+    print(m.run(FILL))
+    m.reboot()
+
+    m.boot(*everything)
+    check(m, "after a reboot")
+    m.run("while :; do dd if=/dev/urandom of=/data/other bs=1M count=8 conv=fsync status=none; done & sleep 2")
+    m.cut()
+
+    m.disk("another", "8M")
+    m.boot("spare2", "another", *reversed(everything), "own")
+    check(m, "after a power cut, and with all disks renumbered")
+    m.poweroff()
+
+    m.boot(*(d for d in everything if d != "spare"))
+    text = m.run("systemctl is-system-running || true; findmnt -n /data || true; journalctl -b -u dmremap@safe --no-pager; ls /dev/disk/by-uuid")
+    r.check("a spare is missing: nothing of main is mounted, boot goes on", "/data" not in text and "11111111" not in text and "emergency" not in text, text)
+    r.check("... and the journal says what is missing, and how to go on", "spare" in text and "systemctl start dmremap@safe" in text, text)
+    m.plug("spare")
+    m.wait("findmnt -n /data")
+    check(m, "the spare plugged in later")
+    m.poweroff()
+
+    m.boot(*(d for d in everything if d != "main"))
+    text = m.run("findmnt -n /data || true; journalctl -b -u dmremap@safe --no-pager")
+    r.check("main is missing: boot goes on, and the journal says so", "/data" not in text and "main" in text, text)
+    m.plug("main")
+    m.wait("findmnt -n /data")
+    check(m, "main plugged in later")
+    m.poweroff()
+    r.equal("the kernel reports nothing", m.reports(), [])
+r.end()

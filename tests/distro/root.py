@@ -1,0 +1,97 @@
+"""Root on a remap device, over bad sectors: by initramfs-tools; with ALL also after a kernel upgrade, and by dracut."""
+
+import os
+
+from distro import Machine, Report, copy, installed
+
+r = Report()
+ALL = "ALL" in os.environ
+
+# From another system, as the documentation says.
+SET_UP = r"""
+umount /boot
+disk=$(for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != target ] || echo "/dev/${d##*/}"; done)
+spare=$(readlink -f /dev/disk/by-id/scsi-*7370*)
+e2fsck -fy ${disk}2 >/dev/null || [ $? = 1 ]
+dmremap setup --yes --no-tab root ${disk}2 $spare
+mount /dev/mapper/root /mnt
+mount ${disk}1 /mnt/boot
+echo "root PARTUUID=$(udevadm info -q property --property=ID_PART_ENTRY_UUID --value ${disk}2) $(ls /dev/disk/by-id/scsi-*7370* | head -n 1) x-initrd.attach" >/mnt/etc/remaptab
+
+# Units of what every boot reads are relocated, and what main has there is not theirs any more.
+cd /mnt
+files=$(ls usr/lib/systemd/systemd usr/lib/systemd/libsystemd-shared-*.so usr/lib/x86_64-linux-gnu/libc.so.6 usr/bin/bash usr/bin/udevadm usr/sbin/dmremap)
+sha256sum $files >/mnt/root/sums
+for file in $files; do
+    filefrag -v -b512 $file | awk -F'[ .:]+' '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 128) print s}' | head -n 40
+done | sort -nu >/root/units
+while read -r s; do dmremap remap root $s 8 >/dev/null; done </root/units
+cd /
+for d in dev proc sys run; do mount --bind /$d /mnt/$d; done
+chroot /mnt update-initramfs -u
+lsinitramfs /mnt/boot/initrd.img | grep -E 'remap' | sort
+for d in dev proc sys run; do umount /mnt/$d; done
+umount /mnt/boot /mnt
+dmremap status root
+dmremap close root
+first=$(cat /sys/class/block/${disk##*/}2/start)
+sectors=$(while read -r s; do dd if=/dev/urandom of=${disk}2 bs=512 seek=$s count=8 conv=notrunc,fsync oflag=direct status=none; echo $((first + s)); done </root/units)
+echo SECTORS $sectors
+"""
+
+CHECK = r"""
+findmnt -no SOURCE /
+cd / && sha256sum --quiet -c /root/sums
+"""
+
+
+def check(m, what):
+    status, text = m.ask("set -e\n" + CHECK)
+    r.check(f"{what}: root is the mapped device, and every byte is right", status == 0 and text.split() == ["/dev/mapper/root"], f"{status}: {text}")
+    status, text = m.ask("systemctl --failed --no-legend; journalctl -b -p err --no-pager -q -t dmremap-generator -u 'dmremap@*'")
+    r.check(f"{what}: no unit failed", text.strip() == "", text)
+
+
+disk = installed()
+with Machine("distro-root-setup", disk) as rescue:
+    target = rescue.dir / "target"
+    rescue.disk("spare", "32M")
+    rescue.disks["target"] = copy(disk, target)
+    rescue.boot("spare")
+    rescue.plug("target")
+    rescue.wait("ls /dev/disk/by-id/scsi-*74617267*-part2")
+    print(text := rescue.run(SET_UP))
+    rescue.poweroff()
+    bad = [int(s) for s in text.split("SECTORS")[1].split()]
+
+    with Machine("distro-root", keep=target) as m:
+        m.disks["spare"] = rescue.disks["spare"]
+        # Some of them cannot even be read.
+        m.bad["own"] = bad[::8]
+        m.boot("spare")
+        check(m, "first boot")
+        m.reboot()
+        m.boot("spare")
+        check(m, "after a reboot")
+        m.run("systemctl --no-block emergency")
+        m.wait("systemctl is-active -q emergency.target")
+        r.check("emergency mode keeps root", m.ask("findmnt -no SOURCE /; dmsetup info -c --noheadings -o name")[1].split()[0] == "/dev/mapper/root")
+        m.reboot()
+        m.boot("spare")
+        check(m, "from emergency mode")
+        m.cut()
+        if ALL:
+            m.boot("spare")
+            print(m.run("dpkg -r --force-depends initramfs-tools; dpkg -i /var/cache/dracut/*.deb 2>&1 | tail -n 5; dracut --force --kver $(uname -r) 2>&1 | tail -n 5; "
+                        "lsinitrd /boot/initrd.img | grep remap", timeout=1800))
+            m.reboot()
+            m.boot("spare")
+            check(m, "by dracut")
+            m.reboot()
+            m.boot("spare")
+            check(m, "by dracut, after a reboot")
+        if not m.is_on():
+            m.boot("spare")
+        m.poweroff()
+        r.equal("the kernel reports nothing", m.reports(), [])
+r.end()
