@@ -11,11 +11,9 @@ The shell is QEMU's guest agent, which starts as soon as udev does: also if the 
 """
 
 import base64
-import hashlib
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -94,15 +92,12 @@ class Channel:
 
 
 class Machine:
-    """`base`: whose disk it begins with, if not the cached one; `keep`: the file that its disk is to be, and that stays;
-    `host`: a folder of few files, which it can mount, read-only (`mount LABEL=HOST`)."""
+    """`own`: the file of its disk, which it changes; otherwise a copy of the one with our packages."""
 
-    def __init__(self, name, base=None, host=None, keep=None, mem=1024):
-        self.name, self.mem, self.host = name, mem, host
+    def __init__(self, name, own=None, mem=1024):
+        self.name, self.mem = name, mem
         self.dir = Path(tempfile.mkdtemp(prefix="run.", dir=os.environ["DISTRO_CACHE"]))
-        self.own = keep or self.dir / "own"
-        if not self.own.exists():
-            copy(base or os.environ["DISTRO_DISK"], self.own)
+        self.own = own or copy(installed(), self.dir / "own")
         self.disks = {}  # name: file
         self.bad = {}  # name: sectors that cannot be read
         self.process, self.boots = None, 0
@@ -147,8 +142,6 @@ class Machine:
                 errors = [{"event": "read_aio", "errno": 5, "sector": sector} for sector in bad]
                 above["file"] = {"driver": "blkdebug", "image": f"file-{name}", "inject-error": errors}
             args += ["-blockdev", below, "-blockdev", json.dumps(above)]
-        if self.host:
-            args += ["-drive", f"if=none,id=host,format=vvfat,dir={self.host},label=HOST,read-only=on", "-device", "virtio-blk-pci,drive=host"]
         for name in disks:
             args += ["-device", ",".join(f"{key}={value}" for key, value in self.device(name).items())]
         with open(self.dir / "qemu", "wb") as out:
@@ -242,7 +235,7 @@ class Machine:
                 return status.get("exitcode", 128 + status.get("signal", 0)), text
             if time.monotonic() > until:
                 raise TimeoutError(f"{self.name}: {script!r} runs for more than {timeout} s")
-            time.sleep(0.2)
+            time.sleep(0.1)
 
     def run(self, script, timeout=LONG):
         """Runs a shell script; what it printed. It must end well."""
@@ -271,25 +264,8 @@ class Machine:
 
 
 def installed():
-    """A disk with the packages in it (make deb), installed once for all scenarios."""
-    debs = [deb for deb in sorted((ROOT / "build/deb").glob("*.deb"))
-            if deb.name.startswith(("dm-remap_", f"dm-remap-modules-{os.environ['DISTRO_RELEASE']}_"))]
-    assert len(debs) == 2, "no packages: make deb"
-    name = hashlib.sha256(b"".join(deb.read_bytes() for deb in debs) + os.environ["DISTRO_DISK"].encode()).hexdigest()[:12]
-    disk = ROOT / f"build/distro/installed-{name}.disk"
-    if not disk.exists():
-        for old in disk.parent.glob("*"):
-            old.unlink()
-        disk.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            for deb in debs:
-                shutil.copy(deb, folder)
-            half = disk.with_suffix(".half")
-            with Machine("install", host=folder, keep=half) as m:
-                m.boot()
-                print(m.run("mount -r LABEL=HOST /mnt; cp /mnt/*.deb /tmp; apt-get install -y /tmp/*.deb; umount /mnt"))
-                m.poweroff()
-        half.rename(disk)
+    """The disk with our packages, which scripts/distro has made."""
+    disk, = (ROOT / "build/distro").glob("*.disk")
     return disk
 
 

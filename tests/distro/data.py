@@ -3,14 +3,13 @@
 What is relocated has other content on the raw disk, so whoever mounts that is found out.
 """
 
-from distro import Machine, Report, installed
+from distro import Machine, Report
 
 r = Report()
 
 # Ext4 by UUID, LVM, swap, LUKS, and a spare that is a logical volume.
 SET_UP = r"""
 udevadm settle
-id() { echo "/dev/disk/by-id/scsi-$(udevadm info -q property --property=ID_SERIAL --value "/dev/$1")"; }
 disk() { for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != "$1" ] || echo "/dev/${d##*/}"; done; }
 
 mkfs.ext4 -q -U 11111111-1111-1111-1111-111111111111 $(disk main)
@@ -34,7 +33,7 @@ mkswap -q -U 44444444-4444-4444-4444-444444444444 /dev/mapper/swap
 echo 'UUID=44444444-4444-4444-4444-444444444444 none swap defaults 0 0' >>/etc/fstab
 
 dmremap setup --yes crypt $(disk main5) $(disk spare5)
-head -c 64 /dev/urandom >/etc/key
+(umask 77; head -c 64 /dev/urandom >/etc/key)
 cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --uuid 55555555-5555-5555-5555-555555555555 /dev/mapper/crypt /etc/key
 echo 'secret UUID=55555555-5555-5555-5555-555555555555 /etc/key luks' >>/etc/crypttab
 cryptsetup open --key-file /etc/key /dev/mapper/crypt secret
@@ -45,32 +44,31 @@ mount -a
 cat /etc/remaptab
 """
 
-# Files of 4 MiB, whose first content stays on the raw disk in 200 units, as they are relocated before they get their second.
+# Files of 4 MiB. Their first content stays on the raw disk in as many units, which are relocated before they get their second.
 FILL = r"""
-fill() { # DEVICE DIRECTORY SECTORS-BEFORE
+fill() { # DEVICE DIRECTORY SECTORS-BEFORE UNITS
     head -c 4M /dev/urandom >$2/file
     sync
-    filefrag -v -b512 $2/file | awk -F'[ .:]+' -v before=$3 '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 32) print s + before}' | head -n 200 |
-        while read -r s; do dmremap remap $1 $s 8; done >/dev/null
+    filefrag -v -b512 $2/file | awk -F'[ .:]+' -v before=$3 '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 32) print s + before}' | head -n $4 |
+        while read -r s; do dmsetup message $1 0 remap $s 8; done >/dev/null
     head -c 4M /dev/urandom >/tmp/new
     dd if=/tmp/new of=$2/file bs=1M conv=notrunc oflag=direct status=none
     (cd $2; md5sum file) >>/root/sums.$1
     sync
     dmsetup status $1
 }
-fill safe /data 0
-fill onlv /onlv 0
+fill safe /data 0 200
+fill onlv /onlv 0 20
 # Where the volume begins.
-fill pv /vol $(dmsetup table vg-vol | awk '{print $5}')
+fill pv /vol $(dmsetup table vg-vol | awk '{print $5}') 20
 sync
 """
 
 CHECK = r"""
-cat /proc/swaps | grep -q dm-
+grep -q dm- /proc/swaps
 for what in safe:/data onlv:/onlv pv:/vol; do
     (cd ${what#*:}; md5sum -c --quiet /root/sums.${what%:*})
 done
-findmnt -no SOURCE /data /secret
 for d in /data /vol /onlv /secret; do findmnt -no SOURCE $d; done
 """
 
@@ -83,7 +81,7 @@ def check(m, what):
             f"{status}: {text}" + m.ask("journalctl -b -p warning --no-pager | tail -n 40; systemctl --failed; lsblk")[1])
 
 
-with Machine("distro-data", installed()) as m:
+with Machine("distro-data") as m:
     for n, size in (("", 64), ("2", 64), ("3", 32), ("4", 16), ("5", 32)):
         m.disk(f"main{n}", f"{size}M")
         if n != "3":

@@ -25,7 +25,7 @@ sha256sum $files >/mnt/root/sums
 for file in $files; do
     filefrag -v -b512 $file | awk -F'[ .:]+' '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 128) print s}' | head -n 40
 done | sort -nu >/root/units
-while read -r s; do dmremap remap root $s 8 >/dev/null; done </root/units
+while read -r s; do dmsetup message root 0 remap $s 8 >/dev/null; done </root/units
 cd /
 for d in dev proc sys run; do mount --bind /$d /mnt/$d; done
 chroot /mnt update-initramfs -u
@@ -52,11 +52,10 @@ def check(m, what):
     r.check(f"{what}: no unit failed", text.strip() == "", text)
 
 
-disk = installed()
-with Machine("distro-root-setup", disk) as rescue:
+with Machine("distro-root-setup") as rescue:
     target = rescue.dir / "target"
     rescue.disk("spare", "32M")
-    rescue.disks["target"] = copy(disk, target)
+    rescue.disks["target"] = copy(installed(), target)
     rescue.boot("spare")
     rescue.plug("target")
     rescue.wait("ls /dev/disk/by-id/scsi-*74617267*-part2")
@@ -64,7 +63,7 @@ with Machine("distro-root-setup", disk) as rescue:
     rescue.poweroff()
     bad = [int(s) for s in text.split("SECTORS")[1].split()]
 
-    with Machine("distro-root", keep=target) as m:
+    with Machine("distro-root", own=target) as m:
         m.disks["spare"] = rescue.disks["spare"]
         # Some of them cannot even be read.
         m.bad["own"] = bad[::8]
