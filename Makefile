@@ -54,12 +54,14 @@ bench:
 
 # What takes too long for every day, an hour under emulation: the machine is killed at a random moment, CUTS=n times
 # (default 100); the long stress runs; data races, on a kernel of their own (10 minutes more to build); and that the tests
-# notice mistakes in the order of writes and in teardown; the module built by DKMS.
+# notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, its root on a remap device
+# by dracut, too, and with the power failing at any moment.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug cycles-stock stress-debug stress-stock writers-debug
 	@scripts/test vm kunit-race writers-race stress-race churn-race
 	@tests/mutations/run
 	@scripts/deb check-dkms
+	@ALL=1 scripts/test vm distro-root distro-reboots
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:

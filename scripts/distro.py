@@ -155,7 +155,7 @@ class Machine:
     def device(self, name):
         """What QEMU is to make of the disk `name`."""
         # A world wide name, of the name.
-        serial = {"serial": name, "wwn": f"0x5000{int.from_bytes(name.encode()[:6].ljust(6, b'_'), 'big'):012x}"}
+        serial = {"serial": name, "wwn": 0x5000 << 48 | int.from_bytes(name.encode()[:6].ljust(6, b"_"), "big")}
         return {"driver": "scsi-hd", "id": name, "bus": "scsi.0", "drive": f"disk-{name}", **serial,
                 **({"bootindex": 0} if name == "own" else {})}
 

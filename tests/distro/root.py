@@ -20,7 +20,7 @@ echo "root PARTUUID=$(udevadm info -q property --property=ID_PART_ENTRY_UUID --v
 
 # Units of what every boot reads are relocated, and what main has there is not theirs any more.
 cd /mnt
-files=$(ls usr/lib/systemd/systemd usr/lib/systemd/libsystemd-shared-*.so usr/lib/x86_64-linux-gnu/libc.so.6 usr/bin/bash usr/bin/udevadm usr/sbin/dmremap)
+files=$(ls usr/lib/systemd/systemd usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-*.so usr/lib/x86_64-linux-gnu/libc.so.6 usr/bin/bash usr/bin/udevadm usr/sbin/dmremap)
 sha256sum $files >/mnt/root/sums
 for file in $files; do
     filefrag -v -b512 $file | awk -F'[ .:]+' '$2 ~ /^[0-9]+$/ {for (s = $5; s + 7 <= $6; s += 128) print s}' | head -n 40
@@ -69,18 +69,13 @@ with Machine("distro-root-setup") as rescue:
         m.bad["own"] = bad[::8]
         m.boot("spare")
         check(m, "first boot")
-        m.reboot()
-        m.boot("spare")
-        check(m, "after a reboot")
         m.run("systemctl --no-block emergency")
         m.wait("systemctl is-active -q emergency.target")
         r.check("emergency mode keeps root", m.ask("findmnt -no SOURCE /; dmsetup info -c --noheadings -o name")[1].split()[0] == "/dev/mapper/root")
         m.reboot()
         m.boot("spare")
-        check(m, "from emergency mode")
-        m.cut()
+        check(m, "after a reboot from emergency mode")
         if ALL:
-            m.boot("spare")
             print(m.run("dpkg -r --force-depends initramfs-tools; dpkg -i /var/cache/dracut/*.deb 2>&1 | tail -n 5; dracut --force --kver $(uname -r) 2>&1 | tail -n 5; "
                         "lsinitrd /boot/initrd.img | grep remap", timeout=1800))
             m.reboot()
@@ -89,8 +84,6 @@ with Machine("distro-root-setup") as rescue:
             m.reboot()
             m.boot("spare")
             check(m, "by dracut, after a reboot")
-        if not m.is_on():
-            m.boot("spare")
         m.poweroff()
         r.equal("the kernel reports nothing", m.reports(), [])
 r.end()
