@@ -231,8 +231,12 @@ def distro_test(script):
 
 
 def deb_test():
-    """The results of scripts/deb check, which scripts/test has run."""
-    text = (LOGS / "deb.log").read_text()
+    """The results of scripts/deb check, which scripts/test runs beside us."""
+    start = time.monotonic()
+    log = LOGS / "deb.log"
+    while not log.exists() and time.monotonic() - start < 1800:
+        time.sleep(1)
+    text = log.read_text() if log.exists() else ""
     passed, failed, _ = ktap(text)
     print(f"{'FAIL' if failed else 'ok':4} {'packages':40} {passed:4} passed, {len(failed)} failed", flush=True)
     for promise in failed:
@@ -257,12 +261,12 @@ def main():
         return
     LOGS.mkdir(parents=True, exist_ok=True)
     jobs, waiting = [host_tests] if what in ("host", "all") else [], []
-    jobs += [deb_test] if what == "all" else []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
         jobs += [lambda script=script: distro_test(script) for script in distro_runs(names)]
         for run in vm_runs(names):
             (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))
+    jobs += [deb_test] if what == "all" else []
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
     at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
     print(f"{len(jobs) + len(waiting)} runs, {at_once} at once" + (", and one that waits" if waiting else ""), flush=True)
