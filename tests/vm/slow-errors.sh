@@ -1,7 +1,6 @@
 #!/bin/bash
 # 1,000 units that take a second to fail are recovered side by side, and nobody else waits for them.
 # kernels: stock (debug)
-# waits: for commands that fail slowly
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 13
@@ -20,13 +19,17 @@ T
 create r /dev/mapper/main /dev/spare unit_sectors 8
 message r remap 0 400 >/run/remap
 
+reads() { awk '{ print $1 }' "$(sys /dev/mapper/r)/stat"; }
+reading() { (($(reads) >= $1 + 100)); }
 # beside NAME COMMAND...: while the command runs, others read sectors that are sound, some of them in slots, one after
 # the other; /run/NAME.us says how long each took.
 beside() {
-	local reader
+	local reader was
+	was=$(reads)
 	fio --name=beside --filename=/dev/mapper/r --size=$((sound / 2))k --direct=1 --ioengine=psync --rw=randread --bs=4k \
 		--zonemode=none --time_based --runtime=1000 --write_lat_log="/run/$1" --output="/run/$1.fio" &
 	reader=$!
+	soon reading "$was"
 	"${@:2}"
 	kill $reader
 	wait $reader || true
