@@ -35,6 +35,16 @@ def copy(disk, to):
     return to
 
 
+def wwn(name):
+    """A world wide name for the disk `name`."""
+    return 0x5000 << 48 | int.from_bytes(name.encode()[:6].ljust(6, b"_"), "big")
+
+
+def by_id(name):
+    """The path by which udev always knows the disk `name`."""
+    return f"/dev/disk/by-id/wwn-0x{wwn(name):016x}"
+
+
 class Channel:
     """Lines of JSON over a socket of QEMU's."""
 
@@ -154,9 +164,7 @@ class Machine:
 
     def device(self, name):
         """What QEMU is to make of the disk `name`."""
-        # A world wide name, of the name.
-        serial = {"serial": name, "wwn": 0x5000 << 48 | int.from_bytes(name.encode()[:6].ljust(6, b"_"), "big")}
-        return {"driver": "scsi-hd", "id": name, "bus": "scsi.0", "drive": f"disk-{name}", **serial,
+        return {"driver": "scsi-hd", "id": name, "bus": "scsi.0", "drive": f"disk-{name}", "serial": name, "wwn": wwn(name),
                 **({"bootindex": 0} if name == "own" else {})}
 
     def boot(self, *disks, wait=True):

@@ -3,20 +3,21 @@
 What is relocated has other content on the raw disk, so whoever mounts that is found out.
 """
 
-from distro import Machine, Report
+import re
+
+from distro import Machine, Report, by_id
 
 r = Report()
 
 # Ext4 by UUID, LVM, swap, LUKS, and a spare that is a logical volume.
 SET_UP = r"""
 udevadm settle
-disk() { for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != "$1" ] || echo "/dev/${d##*/}"; done; }
 
-mkfs.ext4 -q -U 11111111-1111-1111-1111-111111111111 $(disk main)
+mkfs.ext4 -q -U 11111111-1111-1111-1111-111111111111 @main@
 echo 'UUID=11111111-1111-1111-1111-111111111111 /data ext4 nofail,x-systemd.device-timeout=60 0 2' >>/etc/fstab
 mkdir -p /data /vol /secret /onlv
-dmremap setup --yes safe $(disk main) $(disk spare)
-dmremap setup --yes pv $(disk main2) $(disk spare2)
+dmremap setup --yes safe @main@ @spare@
+dmremap setup --yes pv @main2@ @spare2@
 pvcreate -q /dev/mapper/pv
 vgcreate -q vg /dev/mapper/pv
 lvcreate -q -n vol -L 24M vg
@@ -24,15 +25,15 @@ lvcreate -q -n spare3 -L 8M vg
 mkfs.ext4 -q -U 22222222-2222-2222-2222-222222222222 /dev/vg/vol
 echo 'UUID=22222222-2222-2222-2222-222222222222 /vol ext4 defaults 0 2' >>/etc/fstab
 
-dmremap setup --yes onlv $(disk main3) /dev/vg/spare3
+dmremap setup --yes onlv @main3@ /dev/vg/spare3
 mkfs.ext4 -q -U 33333333-3333-3333-3333-333333333333 /dev/mapper/onlv
 echo 'UUID=33333333-3333-3333-3333-333333333333 /onlv ext4 defaults 0 2' >>/etc/fstab
 
-dmremap setup --yes swap $(disk main4) $(disk spare4)
+dmremap setup --yes swap @main4@ @spare4@
 mkswap -q -U 44444444-4444-4444-4444-444444444444 /dev/mapper/swap
 echo 'UUID=44444444-4444-4444-4444-444444444444 none swap defaults 0 0' >>/etc/fstab
 
-dmremap setup --yes crypt $(disk main5) $(disk spare5)
+dmremap setup --yes crypt @main5@ @spare5@
 (umask 77; head -c 64 /dev/urandom >/etc/key)
 cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --uuid 55555555-5555-5555-5555-555555555555 /dev/mapper/crypt /etc/key
 echo 'secret UUID=55555555-5555-5555-5555-555555555555 /etc/key luks' >>/etc/crypttab
@@ -88,7 +89,7 @@ with Machine("distro-data") as m:
             m.disk(f"spare{n}", "16M")
     everything = list(m.disks)
     m.boot(*everything)
-    print(m.run(SET_UP))
+    print(m.run(re.sub("@(.*?)@", lambda disk: by_id(disk[1]), SET_UP)))
     print(m.run(FILL))
     m.reboot()
 

@@ -5,11 +5,12 @@ Each boot that comes to its end finds the device assembled and every file that w
 # soak: 20 boots take 40 minutes
 
 import random
+import re
 import subprocess
 import sys
 import time
 
-from distro import Machine, Report
+from distro import Machine, Report, by_id
 
 BOOTS = int(sys.argv[1]) if len(sys.argv) > 1 else 20
 SEED = int(sys.argv[2]) if len(sys.argv) > 2 else random.randrange(1 << 32)
@@ -18,11 +19,10 @@ chance = random.Random(SEED)
 r = Report()
 
 SET_UP = r"""
-disk() { for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != "$1" ] || echo "/dev/${d##*/}"; done; }
-mkfs.ext4 -q -b 4096 -U 11111111-1111-1111-1111-111111111111 $(disk main)
+mkfs.ext4 -q -b 4096 -U 11111111-1111-1111-1111-111111111111 @main@
 echo 'UUID=11111111-1111-1111-1111-111111111111 /data ext4 defaults 0 2' >>/etc/fstab
 mkdir -p /data
-dmremap setup --yes safe $(disk main) $(disk spare) >/dev/null
+dmremap setup --yes safe @main@ @spare@ >/dev/null
 update-initramfs -u >/dev/null 2>&1
 systemctl daemon-reload
 mount -a
@@ -49,7 +49,7 @@ with Machine("distro-reboots") as m:
     m.disk("main", "64M")
     m.disk("spare", "16M")
     m.boot("main", "spare")
-    m.run(SET_UP)
+    m.run(re.sub("@(.*?)@", lambda disk: by_id(disk[1]), SET_UP))
     m.reboot()
     length = 60.0  # of a boot, in seconds
     for n in range(BOOTS):

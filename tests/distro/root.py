@@ -1,8 +1,9 @@
 """Root on a remap device, over bad sectors: by initramfs-tools; with ALL also after a kernel upgrade, and by dracut."""
 
 import os
+import re
 
-from distro import Machine, Report, copy, installed
+from distro import Machine, Report, by_id, copy, installed
 
 r = Report()
 ALL = "ALL" in os.environ
@@ -10,13 +11,13 @@ ALL = "ALL" in os.environ
 # From another system, as the documentation says.
 SET_UP = r"""
 umount /boot
-disk=$(for d in /sys/block/sd*; do [ "$(udevadm info -q property --property=ID_SCSI_SERIAL --value "/dev/${d##*/}")" != target ] || echo "/dev/${d##*/}"; done)
-spare=$(readlink -f /dev/disk/by-id/scsi-*7370*)
+disk=$(readlink -f @target@)
+spare=@spare@
 e2fsck -fy ${disk}2 >/dev/null || [ $? = 1 ]
 dmremap setup --yes --no-tab root ${disk}2 $spare
 mount /dev/mapper/root /mnt
 mount ${disk}1 /mnt/boot
-echo "root PARTUUID=$(udevadm info -q property --property=ID_PART_ENTRY_UUID --value ${disk}2) $(ls /dev/disk/by-id/scsi-*7370* | head -n 1) x-initrd.attach" >/mnt/etc/remaptab
+echo "root PARTUUID=$(udevadm info -q property --property=ID_PART_ENTRY_UUID --value ${disk}2) $spare x-initrd.attach" >/mnt/etc/remaptab
 
 # Units of what every boot reads are relocated, and what main has there is not theirs any more.
 cd /mnt
@@ -58,8 +59,8 @@ with Machine("distro-root-setup") as rescue:
     rescue.disks["target"] = copy(installed(), target)
     rescue.boot("spare")
     rescue.plug("target")
-    rescue.wait("ls /dev/disk/by-id/scsi-*74617267*-part2")
-    print(text := rescue.run(SET_UP))
+    rescue.wait(f"ls {by_id('target')}-part2")
+    print(text := rescue.run(re.sub("@(.*?)@", lambda disk: by_id(disk[1]), SET_UP)))
     rescue.poweroff()
     bad = [int(s) for s in text.split("SECTORS")[1].split()]
 
