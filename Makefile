@@ -57,7 +57,7 @@ bench:
 # notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, its root on a remap device
 # by dracut, too, and with the power failing at any moment.
 soak:
-	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug cycles-stock stress-debug stress-stock writers-debug
+	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug churn-stock lifecycle-previous cycles-stock stress-debug stress-stock writers-debug
 	@scripts/test vm kunit-race writers-race stress-race churn-race
 	@tests/mutations/run
 	@scripts/deb check-dkms

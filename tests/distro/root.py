@@ -1,4 +1,5 @@
-"""Root on a remap device, over bad sectors: by initramfs-tools; with ALL also after a kernel upgrade, and by dracut."""
+"""Root on a remap device, over bad sectors: by initramfs-tools; with ALL also by dracut."""
+# soak: 6 minutes, with ALL 20
 
 import os
 import re
