@@ -234,7 +234,7 @@ class Machine:
 
     def ask(self, script, timeout=LONG):
         """Runs a shell script as root; (exit status, what it printed)."""
-        pid = self.agent.ask("guest-exec", path="/bin/bash", arg=["-c", "exec 2>&1\n" + script], **{"capture-output": True})["pid"]
+        pid = self.agent.ask("guest-exec", path="/bin/bash", arg=["-c", "exec 2>&1\nexport HOME=/root\n" + script], **{"capture-output": True})["pid"]
         until = time.monotonic() + timeout
         while True:
             status = self.agent.ask("guest-exec-status", pid=pid)

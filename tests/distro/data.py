@@ -19,6 +19,7 @@ mkdir -p /data /vol /secret /onlv
 dmremap setup --yes safe @main@ @spare@
 dmremap setup --yes pv @main2@ @spare2@
 pvcreate -q /dev/mapper/pv
+dmremap hide --yes pv
 vgcreate -q vg /dev/mapper/pv
 lvcreate -q -n vol -L 24M vg
 lvcreate -q -n spare3 -L 8M vg
@@ -27,15 +28,18 @@ echo 'UUID=22222222-2222-2222-2222-222222222222 /vol ext4 defaults 0 2' >>/etc/f
 
 dmremap setup --yes onlv @main3@ /dev/vg/spare3
 mkfs.ext4 -q -U 33333333-3333-3333-3333-333333333333 /dev/mapper/onlv
+dmremap hide --yes onlv
 echo 'UUID=33333333-3333-3333-3333-333333333333 /onlv ext4 defaults 0 2' >>/etc/fstab
 
 dmremap setup --yes swap @main4@ @spare4@
 mkswap -q -U 44444444-4444-4444-4444-444444444444 /dev/mapper/swap
+dmremap hide --yes swap
 echo 'UUID=44444444-4444-4444-4444-444444444444 none swap defaults 0 0' >>/etc/fstab
 
 dmremap setup --yes crypt @main5@ @spare5@
 (umask 77; head -c 64 /dev/urandom >/etc/key)
 cryptsetup -q luksFormat --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --uuid 55555555-5555-5555-5555-555555555555 /dev/mapper/crypt /etc/key
+dmremap hide --yes crypt
 echo 'secret UUID=55555555-5555-5555-5555-555555555555 /etc/key luks' >>/etc/crypttab
 cryptsetup open --key-file /etc/key /dev/mapper/crypt secret
 mkfs.ext4 -q -U 66666666-6666-6666-6666-666666666666 /dev/mapper/secret

@@ -19,6 +19,11 @@ printf 'label: dos\nstart=2048,type=83\n' | sfdisk -q /dev/sdb
 until [[ -b /dev/sdb1 && -b /dev/sda3 ]]; do sleep 0.1; done
 mkdir -p /mnt /root
 cd /root
+# As where the packages are installed.
+for file in /usr/lib/systemd/system-generators/dmremap-generator /usr/sbin/update-initramfs; do
+	mkdir -p "${file%/*}"
+	: >"$file"
+done
 # unreadable FIRST COUNT: these sectors of /dev/sdb1 cannot be read.
 cat >/run/session.sh <<'S'
 set -e

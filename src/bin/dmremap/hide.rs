@@ -322,23 +322,6 @@ pub(crate) fn run(args: &Hide) -> Result<Status> {
     hide(&device, &found, &main, &directory)
 }
 
-/// Bytes at the start of a device where most file systems and the like, once made, have their signatures: up to that of btrfs.
-const USUAL: u64 = 68 << 10;
-
-/// Relocates the units where signatures will lie, of a device that has none: whatever is made on it never shows on main.
-/// (LVM, for one, refuses to make a volume group on what it sees twice.)
-pub(crate) fn hide_in_advance(device: &Device) -> Result<Status> {
-    let end = (USUAL / SECTOR).min(device.sectors);
-    in_pieces(device, "remap", 0..end)?;
-    writeln!(
-        stdout(),
-        "{}: what will be made on it shows there only: its first {} are on the spare",
-        device.path().display(),
-        ui::size(end)
-    )?;
-    Ok(Status::Done)
-}
-
 /// Hides `found`.
 pub(crate) fn hide(
     device: &Device,

@@ -7,7 +7,7 @@
 
 use crate::device_cli::{Opening, Setup};
 use crate::dm::{check_name, number_at, Device, Number};
-use crate::hide::{hide, hide_in_advance, must_be_readable, signatures, Signature};
+use crate::hide::{hide, must_be_readable, signatures, Signature};
 use crate::open::Pair;
 use crate::region::measure;
 use crate::{boot, dm, remaptab, tag, ui, wait, Status};
@@ -284,7 +284,7 @@ pub(crate) fn run(args: Setup) -> Result<Status> {
         let home = std::env::var_os("HOME").map_or_else(|| "/root".into(), PathBuf::from);
         // The mapped device is right without it.
         let hidden = must_be_readable(&device).and_then(|()| match inside.is_empty() {
-            true => hide_in_advance(&device),
+            true => Ok(Status::Done),
             false => hide(&device, &inside, &dm::path_of(device.main), &home),
         });
         status = hidden.context("everything else is done; see dmremap hide")?;
@@ -320,7 +320,11 @@ fn what_next(name: &str, inside: &[Signature], is_in_tab: bool) -> Result<()> {
             stdout(),
             "In /etc/fstab: {path} /mnt {kind} defaults,nofail 0 2"
         )?,
-        None => writeln!(stdout(), "To use it: mkfs.ext4 {path}")?,
+        // It would show on main as well.
+        None => writeln!(
+            stdout(),
+            "To use it: mkfs.ext4 {path}, then dmremap hide {name}"
+        )?,
     }
     let path = |name: &str| Path::new(name).exists();
     if !is_in_tab || !path(boot::GENERATOR) {
