@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/test"
 # A generous bound for what takes seconds on a fast machine.
-LONG = 600
+LONG = 1800
 REPORTS = re.compile(r"(------------\[ cut here|BUG:|WARNING: .*at |Oops|Kernel panic|general protection fault|INFO: task .* blocked"
                      r"|rcu: INFO|UBSAN:|watchdog: BUG|refcount_t:)")
 
