@@ -17,11 +17,9 @@ void dmr_bio_add_zeroes(struct bio *bio, unsigned int len)
 	__bio_add_page(bio, ZERO_PAGE(0), len, 0);
 }
 
-struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance,
-					     int max_active)
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance)
 {
-	return alloc_workqueue("%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, max_active, name,
-			       instance);
+	return alloc_workqueue("dm-%s/%s", WQ_MEM_RECLAIM | WQ_UNBOUND, 0, name, instance);
 }
 
 unsigned int dmr_memalloc_noio_save(void)
@@ -110,4 +108,9 @@ bool dmr_ratelimit(void)
 void dmr_init_work(struct work_struct *work, work_func_t func)
 {
 	INIT_WORK(work, func);
+}
+
+void dmr_init_delayed_work(struct delayed_work *work, work_func_t func)
+{
+	INIT_DELAYED_WORK(work, func);
 }

@@ -8,8 +8,7 @@
 
 void dmr_bio_add_virt(struct bio *bio, void *data, unsigned int len);
 void dmr_bio_add_zeroes(struct bio *bio, unsigned int len);
-struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance,
-					     int max_active);
+struct workqueue_struct *dmr_alloc_workqueue(const char *name, const char *instance);
 unsigned int dmr_memalloc_noio_save(void);
 void dmr_memalloc_noio_restore(unsigned int flags);
 void dmr_preempt_disable(void);
@@ -26,5 +25,6 @@ int dmr_bdev_unique_id(struct block_device *bdev, u8 *id, unsigned int type);
 bool dmr_fatal_signal_pending(void);
 bool dmr_ratelimit(void);
 void dmr_init_work(struct work_struct *work, work_func_t func);
+void dmr_init_delayed_work(struct delayed_work *work, work_func_t func);
 
 #endif

@@ -13,33 +13,20 @@
     unsafe_op_in_unsafe_fn
 )]
 
-use kernel::prelude::*;
-
+// No target uses all of it.
+#[allow(dead_code)]
 mod dm;
 // Public, and used in full, as a crate on the host.
 #[allow(dead_code, unreachable_pub)]
 mod engine;
 mod target;
 
-module! {
-    type: DmRemap,
+module_target! {
+    type: target::RemapTarget,
+    registration_data: target::Claims::new(),
     name: "dm_remap",
     authors: ["dm-remap developers"],
     description: "Device-mapper target that relocates bad sectors to spare space",
     license: "GPL v2",
     alias: ["dm-remap"],
-}
-
-struct DmRemap {
-    _target: dm::Registration<target::Remap>,
-}
-
-impl kernel::Module for DmRemap {
-    fn init(module: &'static ThisModule) -> Result<Self> {
-        // SAFETY: The module is initialised once, and this comes before the registration.
-        unsafe { dm::init_claims() };
-        Ok(Self {
-            _target: dm::Registration::new(module)?,
-        })
-    }
 }

@@ -4,7 +4,7 @@
 //!
 //! The configurations `dmr_...` are set by Kbuild, from what the tree that is built against has.
 
-use kernel::bindings::bvec_iter;
+use kernel::{bindings::bvec_iter, prelude::*};
 
 /// What `kvfree_call_rcu` wants in an object that it is to free (C: the `struct rcu_head` or, since 7.3, the smaller
 /// `struct kvfree_rcu_head` of `kvfree_rcu`). It needs no initialisation; zero is a valid value.
@@ -20,7 +20,7 @@ pub(super) type KvfreeRcuHead = kernel::bindings::callback_head;
 /// `iter` must be valid, and nobody else may change it meanwhile.
 #[inline(always)]
 pub(super) unsafe fn iter_by_value(iter: *const bvec_iter) -> bvec_iter {
-    // SAFETY: By the requirement.
+    // SAFETY: Valid, and not changed meanwhile, by the requirements.
     unsafe {
         bvec_iter {
             bi_sector: (*iter).bi_sector,
@@ -33,4 +33,19 @@ pub(super) unsafe fn iter_by_value(iter: *const bvec_iter) -> bvec_iter {
             bi_bvec_done: (*iter).bi_bvec_done,
         }
     }
+}
+
+/// Runs an initialiser.
+///
+/// # Safety
+///
+/// `slot` must be valid for writes, and stay where it is until what is made there is dropped. After an error there is nothing
+/// there.
+pub(super) unsafe fn init<T>(slot: *mut T, init: impl PinInit<T, Error>) -> Result {
+    #[cfg(dmr_raw_try_init)]
+    // SAFETY: As the requirements say.
+    return unsafe { pin_init::raw_try_init(slot, init) };
+    #[cfg(not(dmr_raw_try_init))]
+    // SAFETY: As the requirements say.
+    return unsafe { init.__pinned_init(slot) };
 }

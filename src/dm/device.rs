@@ -2,27 +2,72 @@
 
 //! Underlying devices of a target.
 
-use super::{bindings, target::TargetInfo};
-use core::ptr::NonNull;
-use kernel::prelude::*;
+use super::bindings::{self, dm_dev, dm_target};
+use core::{marker::PhantomData, ptr::NonNull};
+use kernel::{bindings::block_device, prelude::*};
 
-/// A device that a target opened with [`super::Setup::device`]; closed when dropped.
+/// The devices that were opened for a target; closed when dropped.
 ///
 /// # Invariants
 ///
-/// `dev` was returned by `dm_get_device` for `ti` and not put yet. `ti` outlives this object: it
-/// lives in the target's data, which the destructor's trampoline drops. `bdev` is that of `dev`.
-pub(crate) struct Device {
-    ti: NonNull<bindings::dm_target>,
-    dev: NonNull<bindings::dm_dev>,
+/// Each was returned by `dm_get_device` for `ti`, which outlives this, and not put yet.
+pub(super) struct Devices {
+    ti: NonNull<dm_target>,
+    open: KVec<NonNull<dm_dev>>,
+}
+
+impl Devices {
+    /// None, for `ti`, which must outlive this.
+    pub(super) fn new(ti: NonNull<dm_target>) -> Self {
+        Self {
+            ti,
+            open: KVec::new(),
+        }
+    }
+
+    /// Opens `path` in the table's mode. May sleep.
+    pub(super) fn open(&mut self, path: &CStr) -> Result<NonNull<dm_dev>> {
+        self.open.reserve(1, GFP_KERNEL)?;
+        let (ti, mut dev) = (self.ti.as_ptr(), core::ptr::null_mut());
+        // SAFETY: `ti` is a target under construction, `path` a C string, `dev` a place for the result.
+        kernel::error::to_result(unsafe {
+            let mode = bindings::dm_table_get_mode((*ti).table);
+            bindings::dm_get_device(ti, path.as_char_ptr(), mode, &mut dev)
+        })?;
+        let dev = NonNull::new(dev).ok_or(ENODEV)?;
+        // INVARIANT: As above. There is room.
+        let _ = self.open.push_within_capacity(dev);
+        Ok(dev)
+    }
+}
+
+impl Drop for Devices {
+    fn drop(&mut self) {
+        for dev in self.open.drain_all() {
+            // SAFETY: By the invariant, opened for this target, and not put yet.
+            unsafe { bindings::dm_put_device(self.ti.as_ptr(), dev.as_ptr()) };
+        }
+    }
+}
+
+/// A device that the layer has opened for a target ([`super::Setup::device`]), and closes when the target's data have been
+/// dropped.
+///
+/// # Invariants
+///
+/// `dev` is open for all of `'t`, and `bdev` is its block device.
+#[derive(Clone, Copy)]
+pub(crate) struct Device<'t> {
+    dev: NonNull<dm_dev>,
     /// One load less in `map`.
-    bdev: *mut kernel::bindings::block_device,
+    bdev: *mut block_device,
+    life: PhantomData<&'t ()>,
 }
 
 // SAFETY: Nothing of it is bound to a thread.
-unsafe impl Send for Device {}
+unsafe impl Send for Device<'_> {}
 // SAFETY: All methods read what does not change while the device is open.
-unsafe impl Sync for Device {}
+unsafe impl Sync for Device<'_> {}
 
 /// Sectors of a disk, in the numbers of the whole disk: comparable between its partitions.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,35 +84,28 @@ impl DeviceRange {
     }
 }
 
-impl Device {
-    /// Opens `path` in the table's mode. May sleep.
-    pub(super) fn open(ti: &TargetInfo, path: &CStr) -> Result<Self> {
-        let mut dev = core::ptr::null_mut();
-        // SAFETY: `ti` is a target under construction or running, `path` a C string, `dev` a valid
-        // place for the result.
-        kernel::error::to_result(unsafe {
-            bindings::dm_get_device(
-                ti.as_ptr(),
-                path.as_char_ptr(),
-                bindings::dm_table_get_mode((*ti.as_ptr()).table),
-                &mut dev,
-            )
-        })?;
-        let ti = NonNull::new(ti.as_ptr()).ok_or(EINVAL)?;
-        let dev = NonNull::new(dev).ok_or(ENODEV)?;
-        // SAFETY: `dm_get_device` succeeded, so `dev` is open, and its `bdev` does not change.
+impl Device<'_> {
+    /// # Safety
+    ///
+    /// `dev` must be open for the lifetime of the result.
+    pub(super) unsafe fn new(dev: NonNull<dm_dev>) -> Self {
+        // SAFETY: Open by the requirement, and its `bdev` does not change.
         let bdev = unsafe { (*dev.as_ptr()).bdev };
-        // INVARIANT: As above.
-        Ok(Self { ti, dev, bdev })
+        // INVARIANT: By the requirement.
+        Self {
+            dev,
+            bdev,
+            life: PhantomData,
+        }
     }
 
-    pub(super) fn dm_dev(&self) -> *mut bindings::dm_dev {
+    pub(super) fn dm_dev(&self) -> *mut dm_dev {
         self.dev.as_ptr()
     }
 
-    /// The block device; valid as long as `self`.
+    /// The block device; open as long as `self`.
     #[inline(always)]
-    pub(super) fn bdev(&self) -> *mut kernel::bindings::block_device {
+    pub(super) fn bdev(&self) -> *mut block_device {
         self.bdev
     }
 
@@ -170,12 +208,5 @@ impl Device {
             from,
             to: from.saturating_add(count),
         }
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        // SAFETY: By the invariant, open, for this target, and not put yet.
-        unsafe { bindings::dm_put_device(self.ti.as_ptr(), self.dev.as_ptr()) };
     }
 }

@@ -2,7 +2,7 @@
 
 //! Synchronous I/O of a target's own, as for metadata.
 
-use super::{bindings, device::Device, Status};
+use super::{bindings, device::Device, status::BlkStatus};
 use core::mem::MaybeUninit;
 use kernel::{
     alloc::Flags,
@@ -36,10 +36,7 @@ impl IoBuffer {
     }
 
     fn zeroed(len: usize, flags: Flags) -> Result<Self> {
-        let mut bytes = KVec::with_capacity(len, flags | __GFP_ZERO)?;
-        // SAFETY: There is room for so many, and the allocator has zeroed it.
-        unsafe { bytes.inc_len(len) };
-        Ok(Self(bytes))
+        Ok(Self(KVec::from_elem(0, len, flags)?))
     }
 
     /// Its bytes.
@@ -53,14 +50,24 @@ impl IoBuffer {
     }
 }
 
-impl Device {
+/// What a write promises when it has succeeded.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durability {
+    /// The device has it, maybe in its cache only.
+    Cached,
+    /// All that the device completed before was on its medium before this write was, and this write is now (`REQ_PREFLUSH |
+    /// REQ_FUA`).
+    Durable,
+}
+
+impl Device<'_> {
     /// Reads `sectors` sectors from `sector` into the beginning of `buffer`. May sleep.
     pub(crate) fn read(
         &self,
         sector: u64,
         sectors: u32,
         buffer: &mut IoBuffer,
-    ) -> Result<(), Status> {
+    ) -> Result<(), BlkStatus> {
         self.transfer(
             kernel::bindings::req_op_REQ_OP_READ | bindings::REQ_META | bindings::REQ_SYNC,
             sector,
@@ -71,17 +78,15 @@ impl Device {
 
     /// Writes `sectors` sectors to `sector` from the beginning of `buffer`. May sleep.
     ///
-    /// `durable`: all that this device completed before is on its medium before this write is, and
-    /// this write is when the function returns (`REQ_PREFLUSH | REQ_FUA`).
     pub(crate) fn write(
         &self,
         sector: u64,
         sectors: u32,
         buffer: &mut IoBuffer,
-        durable: bool,
-    ) -> Result<(), Status> {
+        durability: Durability,
+    ) -> Result<(), BlkStatus> {
         let mut flags = bindings::REQ_META | bindings::REQ_SYNC;
-        if durable {
+        if durability == Durability::Durable {
             flags |= bindings::REQ_PREFLUSH | bindings::REQ_FUA;
         }
         let op = kernel::bindings::req_op_REQ_OP_WRITE | flags;
@@ -89,12 +94,12 @@ impl Device {
     }
 
     /// Makes durable what completed before. May sleep.
-    pub(crate) fn flush(&self) -> Result<(), Status> {
+    pub(crate) fn flush(&self) -> Result<(), BlkStatus> {
         let opf = kernel::bindings::req_op_REQ_OP_WRITE
             | bindings::REQ_META
             | bindings::REQ_SYNC
             | bindings::REQ_PREFLUSH;
-        // SAFETY: A bio without data; the block device is open as long as `self`.
+        // SAFETY: A bio without data; the block device is open as long as `self`, and this waits for the bio.
         unsafe {
             submit_and_wait(|bio| {
                 bio_init(bio, self.bdev(), core::ptr::null_mut(), 0, opf);
@@ -110,10 +115,10 @@ impl Device {
         sector: u64,
         sectors: u32,
         buffer: &mut IoBuffer,
-    ) -> Result<(), Status> {
+    ) -> Result<(), BlkStatus> {
         let len = (sectors as usize) << 9;
         let Some(data) = buffer.0.get_mut(..len).filter(|d| !d.is_empty()) else {
-            return Err(Status::IOERR);
+            return Err(BlkStatus::IOERR);
         };
         let data = data.as_mut_ptr();
         let mut vec = MaybeUninit::<bio_vec>::uninit();
@@ -132,7 +137,7 @@ impl Device {
     }
 
     /// Writes `sectors` sectors of zeroes to `sector`. May sleep.
-    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32, fua: bool) -> Status {
+    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32, fua: bool) -> BlkStatus {
         const PAGE: u32 = (kernel::page::PAGE_SIZE >> 9) as u32;
         let mut opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_SYNC;
         if fua {
@@ -142,7 +147,8 @@ impl Device {
         while done < sectors {
             let count = PAGE.min(sectors - done);
             let mut vec = MaybeUninit::<bio_vec>::uninit();
-            // SAFETY: As in `transfer`; the data is the kernel's zero page, at most all of it.
+            // SAFETY: The table has one vector, which stays until the bio is complete, as the function waits for that. The data
+            // is the kernel's zero page, at most all of it, which nobody writes to. The block device is open as long as `self`.
             let status = unsafe {
                 submit_and_wait(|bio| {
                     bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
@@ -156,7 +162,7 @@ impl Device {
             }
             done += count;
         }
-        Status::OK
+        BlkStatus::OK
     }
 }
 
@@ -166,7 +172,9 @@ impl Device {
 ///
 /// If it returns `Ok`, `init` must have initialised the bio, for a device that is open and with data
 /// that is valid until the bio is complete; if it returns an error, the bio must hold no resources.
-pub(super) unsafe fn submit_and_wait(init: impl FnOnce(*mut bio) -> Result<(), Status>) -> Status {
+pub(super) unsafe fn submit_and_wait(
+    init: impl FnOnce(*mut bio) -> Result<(), BlkStatus>,
+) -> BlkStatus {
     let mut bio = MaybeUninit::<bio>::uninit();
     let bio = bio.as_mut_ptr();
     if let Err(status) = init(bio) {
@@ -176,7 +184,7 @@ pub(super) unsafe fn submit_and_wait(init: impl FnOnce(*mut bio) -> Result<(), S
     // wait. `submit_bio_wait` clears nothing of it, so the status can be read then.
     unsafe {
         submit_bio_wait(bio);
-        let status = Status((*bio).bi_status);
+        let status = BlkStatus((*bio).bi_status);
         bio_uninit(bio);
         status
     }

@@ -2,50 +2,83 @@
 
 //! Safe wrappers over device-mapper and what a target needs beside it.
 //!
-//! A target implements [`Target`] and registers it with [`Registration`]. Device-mapper then calls:
+//! A target implements [`Target`] and registers it with [`module_target!`](crate::module_target). Device-mapper then calls:
 //!
-//! - [`Target::ctr`] for a table line: it opens devices ([`Setup::device`]) and returns the
-//!   target's data, which every later callback borrows, until [`Target::dtr`];
-//! - [`Target::map`] for each bio, in the submitter's context, with a [`MapBio`]. It must not
-//!   sleep, and it must say what becomes of the bio: [`MapBio::remap`], [`MapBio::defer`] or
-//!   [`MapBio::complete`] use it up and return the [`Mapped`] that `map` has to return;
-//! - [`Target::end_io`] when a remapped bio failed, is not settled ([`Target::version`]) or is watched, in any
-//!   context, with an [`EndBio`], which may be passed on as it is or deferred;
-//! - [`Target::process`] for a deferred bio, from a [`Queue`], with a [`DeferredBio`]: here it may
-//!   sleep, submit parts of the bio again, and complete it;
+//! - [`Target::ctr`] for a table line: it asks for devices ([`Setup::device`]) and works ([`Setup::work`]), and returns an
+//!   initialiser for the target's data;
+//! - [`Target::map`] for each bio, in the submitter's context, with a [`MapBio`]. It must not sleep, and it must say
+//!   what becomes of the bio: [`MapBio::remap`] and its like, [`MapBio::defer`] or [`MapBio::complete`] use it up and return
+//!   the [`Mapped`] that `map` has to return;
+//! - [`Target::end_io`] when a bio that was sent down is back, unless it [is settled](Target::is_settled), in any context, with
+//!   an [`EndBio`], which may be passed on as it is, or deferred;
+//! - [`Target::process`] for a deferred bio, in process context, with a [`DeferredBio`]: here it may sleep, submit parts of the bio
+//!   again, and complete it;
 //! - suspend, resume, status and message callbacks.
+//!
+//! When the target goes away, the data are dropped.
+//!
+//! | type | C |
+//! |---|---|
+//! | [`Target`], [`module_target!`](crate::module_target) | `struct target_type`, `dm_register_target` |
+//! | [`TargetInfo`], [`Setup`] | `struct dm_target` |
+//! | [`Device`] | `struct dm_dev` |
+//! | [`MapBio`], [`EndBio`], [`DeferredBio`] | `struct bio`, a clone in its three states |
+//! | [`Mapped`], [`Ended`] | `DM_MAPIO_*`, `DM_ENDIO_*` |
+//! | [`BlkStatus`] | `blk_status_t` |
+//! | [`Work`] | `struct delayed_work` |
+//! | [`Limits`], [`DeviceVisitor`] | `struct queue_limits`, `iterate_devices_callout_fn` |
+//!
+//! What is lent, to the data for their lifetime and to a callback for its call, cannot be kept for longer, nor used for
+//! something else: see `docs/design.md` for what each of the types rules out, and `tests/compile-fail` for programs that it does.
 //!
 //! This layer knows nothing of what a target does. It holds all the `unsafe` of the module.
 //!
-//! Known limits: bio based targets only; no zoned devices. And what nothing in the type system stops a target from
-//! doing wrong: [`Device`]s, a [`TargetHandle`] and borrowed data must not be moved out of the target's data, which must
-//! own the [`Queue`] that a bio is deferred to.
+//! Known limits: bio based targets only; no zoned devices; no passed-through ioctls. That `map` and `end_io` do not sleep is not
+//! checked by the compiler, but by a kernel with `CONFIG_DEBUG_ATOMIC_SLEEP`.
 //!
 //! C header: `include/linux/device-mapper.h`.
+#![cfg_attr(doc, doc = "\n# A whole target\n\n```ignore")]
+#![cfg_attr(doc, doc = include_str!("../../samples/linear/rust_dm_linear.rs"))]
+#![cfg_attr(doc, doc = "```")]
 
 mod bindings;
 mod bio;
-mod claim;
+mod bits;
+mod callbacks;
 mod compat;
+mod context;
+mod crc;
 mod device;
+mod info;
+mod instance;
 mod io;
-mod misc;
+mod limits;
+mod log;
+mod random;
 mod rcu;
 mod status;
 mod target;
 #[cfg(CONFIG_KUNIT)]
 mod tests;
-mod workqueue;
+mod text;
+mod time;
+mod work;
 
-pub(crate) use bio::{DeferredBio, EndBio, Ended, MapBio, Mapped, Op};
-pub(crate) use claim::{init_claims, Claim};
-pub(crate) use device::Device;
-pub(crate) use io::IoBuffer;
-pub(crate) use misc::{crc32c, is_killed, log_allowed, random_bytes, unix_seconds, NoIo};
-pub(crate) use rcu::{peek, Bits, RcuSlice, RcuSliceCell, Stamp, Version};
-pub(crate) use status::{Status, TextWriter};
-pub(crate) use target::{
-    Args, DeviceVisitor, Limits, Refused, Registration, Setup, Stop, Target, TargetHandle,
-    TargetInfo,
-};
-pub(crate) use workqueue::Queue;
+pub(crate) use bio::{Cookie, DeferredBio, EndBio, Ended, Fua, MapBio, Mapped, Op};
+pub(crate) use bits::{read_ordered, read_relaxed, Bits};
+pub(crate) use callbacks::Registration;
+pub(crate) use context::is_killed;
+pub(crate) use crc::crc32c;
+pub(crate) use device::{Device, DeviceRange};
+pub(crate) use info::{Args, Table, TargetInfo};
+pub(crate) use instance::{Linear, Setup};
+pub(crate) use io::{Durability, IoBuffer};
+pub(crate) use limits::{DeviceVisitor, Limits, Stop};
+pub(crate) use log::log_allowed;
+pub(crate) use random::random_bytes;
+pub(crate) use rcu::{RcuSlice, RcuSliceCell};
+pub(crate) use status::BlkStatus;
+pub(crate) use target::{Refused, Target};
+pub(crate) use text::TextWriter;
+pub(crate) use time::unix_seconds;
+pub(crate) use work::{TargetWork, Work};

@@ -2,205 +2,17 @@
 
 //! KUnit suites of the wrappers. They run when the module is loaded into a kernel with KUnit.
 
-use super::{rcu::Bits, rcu::RcuSlice, rcu::RcuSliceCell, workqueue::Queue};
+use super::{
+    bits::Bits,
+    rcu::{RcuSlice, RcuSliceCell},
+};
 use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Relaxed},
-        Arc, Completion,
+        Arc,
     },
-    workqueue::{impl_has_work, new_work, Work, WorkItem},
 };
-
-/// A work item that says when it began, waits for leave to go on, and counts its runs.
-#[pin_data]
-struct Gate {
-    #[pin]
-    work: Work<Gate>,
-    #[pin]
-    began: Completion,
-    #[pin]
-    leave: Completion,
-    /// Times that it still queues itself again when it runs.
-    again: Atomic<u32>,
-    runs: Atomic<u32>,
-    /// Where it queues itself again.
-    queue: Option<Arc<Queue>>,
-}
-
-impl_has_work! {
-    impl HasWork<Self> for Gate { self.work }
-}
-
-impl WorkItem for Gate {
-    type Pointer = Arc<Gate>;
-
-    fn run(this: Arc<Gate>) {
-        this.began.complete_all();
-        this.leave.wait_for_completion();
-        this.runs.add(1, Relaxed);
-        if this.again.load(Relaxed) > 0 {
-            this.again.fetch_sub(1, Full);
-            if let Some(queue) = &this.queue {
-                let _ = queue.enqueue(this.clone());
-            }
-        }
-    }
-}
-
-impl Gate {
-    fn new() -> Result<Arc<Self>> {
-        Self::queueing_again(None, 0)
-    }
-
-    fn queueing_again(queue: Option<Arc<Queue>>, again: u32) -> Result<Arc<Self>> {
-        let gate = try_pin_init!(Self {
-            work <- new_work!("Gate::work"),
-            began <- Completion::new(),
-            leave <- Completion::new(),
-            again: Atomic::new(again),
-            runs: Atomic::new(0),
-            queue,
-        }? Error);
-        Arc::pin_init(gate, GFP_KERNEL)
-    }
-}
-
-fn one_at_a_time() -> Result<Queue> {
-    Queue::new(c"dm_remap_kunit", c"0", 1)
-}
-
-/// Cancel, flush, drain and destroy, each with work idle, queued, running and queueing itself again.
-#[kunit_tests(dm_remap_queue)]
-mod queue {
-    use super::*;
-
-    #[test]
-    fn cancelling_idle_work_does_nothing() -> Result {
-        let _queue = one_at_a_time()?;
-        let gate = Gate::new()?;
-        assert!(!Queue::cancel(&gate));
-        assert_eq!(gate.runs.load(Relaxed), 0);
-        // No reference was taken or dropped: this one is the last.
-        assert!(Arc::into_unique_or_drop(gate).is_some());
-        Ok(())
-    }
-
-    #[test]
-    fn cancelled_queued_work_never_runs_and_its_reference_is_dropped() -> Result {
-        let queue = one_at_a_time()?;
-        let (blocker, gate) = (Gate::new()?, Gate::new()?);
-        assert!(queue.enqueue(blocker.clone()).is_ok());
-        blocker.began.wait_for_completion();
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        assert!(queue.enqueue(gate.clone()).is_err());
-        // The blocker still runs: cancelling cannot have waited.
-        assert!(Queue::cancel(&gate));
-        assert!(!Queue::cancel(&gate));
-        assert_eq!(blocker.runs.load(Relaxed), 0);
-        blocker.leave.complete_all();
-        queue.drain();
-        assert_eq!(gate.runs.load(Relaxed), 0);
-        assert!(Arc::into_unique_or_drop(gate).is_some());
-        Ok(())
-    }
-
-    #[test]
-    fn cancelling_running_work_does_not_wait_for_it() -> Result {
-        let queue = one_at_a_time()?;
-        let gate = Gate::new()?;
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        gate.began.wait_for_completion();
-        assert!(!Queue::cancel(&gate));
-        assert_eq!(gate.runs.load(Relaxed), 0);
-        gate.leave.complete_all();
-        queue.flush();
-        assert_eq!(gate.runs.load(Relaxed), 1);
-        Ok(())
-    }
-
-    #[test]
-    fn cancelled_work_can_be_queued_again() -> Result {
-        let queue = one_at_a_time()?;
-        let (blocker, gate) = (Gate::new()?, Gate::new()?);
-        gate.leave.complete_all();
-        assert!(queue.enqueue(blocker.clone()).is_ok());
-        blocker.began.wait_for_completion();
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        assert!(Queue::cancel(&gate));
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        blocker.leave.complete_all();
-        queue.drain();
-        assert_eq!(gate.runs.load(Relaxed), 1);
-        Ok(())
-    }
-
-    #[test]
-    fn draining_an_idle_queue_returns() -> Result {
-        one_at_a_time()?.drain();
-        Ok(())
-    }
-
-    #[test]
-    fn draining_runs_what_is_queued() -> Result {
-        let queue = one_at_a_time()?;
-        let (a, b) = (Gate::new()?, Gate::new()?);
-        a.leave.complete_all();
-        b.leave.complete_all();
-        assert!(queue.enqueue(a.clone()).is_ok());
-        assert!(queue.enqueue(b.clone()).is_ok());
-        queue.drain();
-        assert_eq!((a.runs.load(Relaxed), b.runs.load(Relaxed)), (1, 1));
-        Ok(())
-    }
-
-    #[test]
-    fn draining_waits_for_work_that_queues_itself_again() -> Result {
-        let queue = Arc::new(one_at_a_time()?, GFP_KERNEL)?;
-        let gate = Gate::queueing_again(Some(queue.clone()), 3)?;
-        gate.leave.complete_all();
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        queue.drain();
-        assert_eq!(gate.runs.load(Relaxed), 4);
-        Ok(())
-    }
-
-    #[test]
-    fn destroying_an_idle_queue_returns() -> Result {
-        drop(one_at_a_time()?);
-        Ok(())
-    }
-
-    #[test]
-    fn destroying_runs_what_is_queued() -> Result {
-        let queue = one_at_a_time()?;
-        let (a, b) = (Gate::new()?, Gate::new()?);
-        a.leave.complete_all();
-        b.leave.complete_all();
-        assert!(queue.enqueue(a.clone()).is_ok());
-        assert!(queue.enqueue(b.clone()).is_ok());
-        drop(queue);
-        assert_eq!((a.runs.load(Relaxed), b.runs.load(Relaxed)), (1, 1));
-        assert!(Arc::into_unique_or_drop(a).is_some() && Arc::into_unique_or_drop(b).is_some());
-        Ok(())
-    }
-
-    #[test]
-    fn destroying_waits_for_running_work() -> Result {
-        let queue = one_at_a_time()?;
-        let gate = Gate::new()?;
-        assert!(queue.enqueue(gate.clone()).is_ok());
-        gate.began.wait_for_completion();
-        let late = gate.clone();
-        kernel::workqueue::system().try_spawn(GFP_KERNEL, move || {
-            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(20));
-            late.leave.complete_all();
-        })?;
-        drop(queue);
-        assert_eq!(gate.runs.load(Relaxed), 1);
-        Ok(())
-    }
-}
 
 /// Publication of slices.
 #[kunit_tests(dm_remap_rcu)]
@@ -275,10 +87,12 @@ mod published {
         cell.replace(Some(slice(0..1)?));
         let stop = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
         let wrong = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
-        let readers = Queue::new(c"dm_remap_kunit", c"readers", 0)?;
+        let running = Arc::new(Atomic::new(0u32), GFP_KERNEL)?;
         for _ in 0..2 {
             let (cell, stop, wrong) = (cell.clone(), stop.clone(), wrong.clone());
-            readers.try_spawn(GFP_KERNEL, move || {
+            let running = running.clone();
+            running.fetch_add(1, Full);
+            kernel::workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
                 while stop.load(Relaxed) == 0 {
                     let guard = rcu::read_lock();
                     let seen = cell.read(&guard);
@@ -288,6 +102,7 @@ mod published {
                         wrong.add(1, Relaxed);
                     }
                 }
+                running.fetch_sub(1, Full);
             })?;
         }
         for n in Iterator::chain(1..200u64, (1..200).rev()) {
@@ -295,22 +110,11 @@ mod published {
             kernel::time::delay::fsleep(kernel::time::Delta::from_micros(100));
         }
         stop.store(1, Relaxed);
-        drop(readers);
+        while running.load(Relaxed) != 0 {
+            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
+        }
         assert_eq!(wrong.load(Relaxed), 0);
         Ok(())
-    }
-}
-
-/// Counts of changes.
-#[kunit_tests(dm_remap_version)]
-mod version {
-    use super::super::{Stamp, Version};
-
-    #[test]
-    fn a_version_changes_when_it_is_bumped() {
-        let version = Version::new();
-        let counts = [version.read(), version.bump(), version.read()].map(Stamp::count);
-        assert_eq!(counts, [0, 1, 1]);
     }
 }
 
@@ -318,7 +122,8 @@ mod version {
 #[kunit_tests(dm_remap_misc)]
 mod misc {
     use super::super::{
-        crc32c, device::DeviceRange, random_bytes, unix_seconds, IoBuffer, NoIo, Status, TextWriter,
+        context::NoIo, crc32c, random_bytes, unix_seconds, BlkStatus, DeviceRange, IoBuffer,
+        TextWriter,
     };
     use super::*;
     use core::fmt::Write;
@@ -337,12 +142,12 @@ mod misc {
 
     #[test]
     fn only_the_ok_status_is_ok() {
-        assert!(Status::OK.is_ok() && Status::OK.check() == Ok(()));
+        assert!(BlkStatus::OK.is_ok() && BlkStatus::OK.check() == Ok(()));
         for status in [
-            Status::MEDIUM,
-            Status::IOERR,
-            Status::AGAIN,
-            Status::RESOURCE,
+            BlkStatus::MEDIUM,
+            BlkStatus::IOERR,
+            BlkStatus::AGAIN,
+            BlkStatus::RESOURCE,
         ] {
             assert!(!status.is_ok() && status.check() == Err(status));
         }

@@ -8,20 +8,24 @@ use core::fmt;
 
 /// Most extra attempts at a read.
 pub const MAX_READ_RETRIES: u32 = 10;
+/// Extra attempts at a read, if the table line does not say.
+pub const DEFAULT_READ_RETRIES: u32 = 2;
 
 /// Which completions mean "bad sector".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BadOn {
     /// Medium errors only.
     Media,
     /// Medium, I/O and target errors.
+    #[default]
     Io,
 }
 
 /// What a read of a pending sector does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PendingReads {
     /// Ask main again.
+    #[default]
     Retry,
     /// Fail at once.
     Fail,
@@ -137,6 +141,16 @@ impl Setting {
 }
 
 impl Features {
+    /// Those given that can be changed at run time.
+    pub fn settings(&self) -> impl Iterator<Item = Setting> {
+        let all = [
+            self.bad_on.map(Setting::BadOn),
+            self.read_retries.map(Setting::ReadRetries),
+            self.pending_reads.map(Setting::PendingReads),
+        ];
+        all.into_iter().flatten()
+    }
+
     fn parse(mut words: &[&[u8]]) -> Result<Self, Refusal> {
         let mut f = Self::default();
         while let [name, rest @ ..] = words {

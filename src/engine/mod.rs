@@ -15,12 +15,14 @@
 //! - [`identity`]: which device main is.
 //! - [`image`]: a whole region, judged.
 //! - [`grow`]: how a region becomes longer.
+//! - [`fit`]: whether table line, devices and spare fit together.
 //! - [`args`] and [`message`]: the table line and the messages.
 
 #![deny(unsafe_code)]
 
 pub mod args;
 pub mod entries;
+pub mod fit;
 pub mod format;
 pub mod geometry;
 pub mod grow;

@@ -13,7 +13,7 @@
 //! if it does not, they fail ([`super::Remap::recover`]). To meet them, the filter of healthy sectors is hidden
 //! ([`super::entries::Entries::hide`]): the healthy path has no instruction for this.
 
-use crate::dm::peek;
+use crate::dm::read_relaxed;
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Full, Relaxed},
@@ -59,7 +59,7 @@ impl SpareCache {
     /// it. Any context.
     #[inline]
     pub(super) fn landed(&self) {
-        if peek(&self.0) & DIRTY == 0 {
+        if read_relaxed(&self.0) & DIRTY == 0 {
             self.update(|word| (word & DIRTY == 0).then_some(word | DIRTY));
         }
     }
@@ -93,7 +93,7 @@ impl SpareCache {
     /// Whether a flush that was needed has failed, and none has succeeded since. Any context.
     #[inline]
     pub(super) fn has_failed(&self) -> bool {
-        peek(&self.0) & FAILED != 0
+        read_relaxed(&self.0) & FAILED != 0
     }
 }
 

@@ -10,7 +10,8 @@
 //! ([`Entries::is_on_main`], [`Entries::is_in_slot`]). A change that bios in flight must not miss
 //! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
-use crate::dm::{Bits, RcuSlice, RcuSliceCell, Stamp, Version};
+use super::version::{Stamp, Version};
+use crate::dm::{Bits, RcuSlice, RcuSliceCell};
 use crate::engine::{
     entries::{losses_of, Entry, Layout, Loss},
     geometry::Geometry,

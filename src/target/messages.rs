@@ -13,11 +13,11 @@ use crate::engine::{
 use core::fmt::Write;
 use kernel::{prelude::*, sync::atomic::Acquire};
 
-impl Remap {
-    /// Obeys a message to a target of `length` sectors, printing its result to `out`. May sleep.
-    pub(super) fn obey(&self, length: u64, args: &Args, out: &mut TextWriter<'_>) -> Result {
+impl Remap<'_> {
+    /// Does what a message says, printing its result to `out`. May sleep.
+    pub(super) fn carry_out(&self, args: &Args, out: &mut TextWriter<'_>) -> Result {
         let words = args.words()?;
-        let message = Message::parse(&words, length).map_err(|why| {
+        let message = Message::parse(&words, self.ti.len()).map_err(|why| {
             self.complain(why.to_str().unwrap_or("?"));
             EINVAL
         })?;
@@ -60,7 +60,10 @@ impl Remap {
             Message::Restore(range) => self.restore_range(range, out),
             Message::Forget(range) => self.forget_range(range, out),
             Message::Check => self.check(out),
-            Message::Set(setting) => self.settings.set(setting),
+            Message::Set(setting) => {
+                self.settings.set(setting);
+                Ok(())
+            }
             Message::Reset => {
                 self.vitals.rearm();
                 self.counters.clear();

@@ -4,7 +4,6 @@
 //! an administrator says so.
 
 use super::{store::MAX_UPDATES, Remap};
-use crate::dm::NoIo;
 use crate::engine::{
     entries::Entry,
     format::{Cause, State, Update},
@@ -12,10 +11,7 @@ use crate::engine::{
 };
 use kernel::{
     prelude::*,
-    sync::{
-        atomic::{Acquire, Relaxed},
-        Arc, ArcBorrow,
-    },
+    sync::atomic::{Acquire, Relaxed},
     time::{delay::fsleep, Delta},
 };
 
@@ -83,30 +79,28 @@ pub(super) enum Step {
     Failed,
 }
 
-impl Remap {
+impl Remap<'_> {
     /// Remembers that the spare has not what `unit`'s entry says. May sleep.
     pub(super) fn commit_later(&self, unit: Unit) {
         self.lazy.lock().add(unit);
     }
 
     /// Remembers that `unit` has an entry that the spare does not know yet, and has it committed. May sleep.
-    pub(super) fn commit_lazily(this: ArcBorrow<'_, Self>, unit: Unit) {
-        this.commit_later(unit);
-        Self::commit_next(this);
+    pub(super) fn commit_lazily(&self, unit: Unit) {
+        self.commit_later(unit);
+        self.commit_next();
     }
 
     /// Has the lazy sync go on, if there is something to commit.
-    pub(super) fn commit_next(this: ArcBorrow<'_, Self>) {
-        if !this.lazy.lock().is_empty() && !this.suspending.load(Acquire) {
-            // Already queued is as good.
-            let _ = this.queue.enqueue::<_, 0>(Arc::from(this));
+    pub(super) fn commit_next(&self) {
+        if !self.lazy.lock().is_empty() && !self.suspending.load(Acquire) {
+            self.works.lazy_sync.queue();
         }
     }
 
     /// Commits those entries that wait for it whose units nobody is busy with, as many as fit in a table block. May
     /// sleep.
     pub(super) fn sync_step(&self) -> Step {
-        let _noio = NoIo::enter();
         let mut batch = self.batch.lock();
         let Batch { units, updates } = &mut *batch;
         units.clear();

@@ -3,8 +3,8 @@
 //! Bios in process context: those that failed, writes that need new mask bits, and writes whose
 //! sectors moved while they were on their way.
 
-use super::{relocate::Replaced, Remap};
-use crate::dm::{self, DeferredBio, NoIo, Op, Status};
+use super::{relocate::Replaced, DeferredBio, Remap};
+use crate::dm::{self, BlkStatus, Fua, Op};
 use crate::engine::{
     args::PendingReads,
     entries::Entry,
@@ -14,7 +14,7 @@ use crate::engine::{
     route::within_unit,
     Slot, Unit,
 };
-use kernel::{prelude::*, sync::ArcBorrow};
+use kernel::prelude::*;
 
 /// Sectors of a bio within one unit.
 #[derive(Clone, Copy)]
@@ -45,31 +45,30 @@ impl Part {
 /// Places on main that are tried before a write's error is taken for one of all of main.
 const PLACES_ASKED: u32 = 4;
 
-impl Remap {
+impl Remap<'_> {
     /// Does what `bio` asks for, as far as that can be done, and completes it. May sleep.
-    pub(super) fn recover(this: ArcBorrow<'_, Self>, bio: DeferredBio<'_>) {
-        let _noio = NoIo::enter();
+    pub(super) fn recover(&self, bio: DeferredBio<'_>) {
         let failed = !bio.status().is_ok();
-        let c = &this.counters;
+        let c = &self.counters;
         let (errors, recovered) = match bio.op() {
             Op::Read => (&c.read_errors, &c.reads_recovered),
             _ => (&c.write_errors, &c.writes_recovered),
         };
         errors.add(u64::from(failed));
         let result = match bio.op() {
-            Op::Read => Self::read_again(this, &bio),
+            Op::Read => self.read_again(&bio),
             // See `cache.rs`.
-            _ if bio.is_fua() && this.cache.has_failed() && !this.flush_spare() => {
-                Err(Status::IOERR)
+            _ if bio.is_fua() && self.cache.has_failed() && !self.flush_spare() => {
+                Err(BlkStatus::IOERR)
             }
-            _ => this.write_again(&bio),
+            _ => self.write_again(&bio),
         };
         if result.is_ok() {
             recovered.add(u64::from(failed));
         }
         // Before the bio is complete: the target lives as long as it is not.
-        this.report_mode();
-        bio.complete(result.err().unwrap_or(Status::OK));
+        self.report_mode();
+        bio.complete(result.err().unwrap_or(BlkStatus::OK));
     }
 
     /// The sectors of `bio` from `skip` on, up to the end of their unit.
@@ -111,72 +110,75 @@ impl Remap {
         Grid::new(size, u64::from(size.wrapping_sub(left)))
     }
 
-    /// Whether a write may have lost its FUA on the way to one device that the other one needs. May change.
-    fn may_lack_fua(&self) -> bool {
-        self.main.has_write_cache() != self.store.spare().has_write_cache()
+    /// How writes are repeated: one may have lost its FUA on the way to one device that the other one needs. May change.
+    fn fua(&self) -> Fua {
+        match self.main.has_write_cache() == self.store.spare().has_write_cache() {
+            true => Fua::AsAsked,
+            false => Fua::Always,
+        }
     }
 
     /// Attempts at what could not be read, beside the first.
     pub(super) fn retries(&self) -> u32 {
-        self.settings.get().read_retries.unwrap_or(2)
+        self.settings.read_retries()
     }
 
     /// Whether reads of sectors that could not be read ask again.
     pub(super) fn asks_again(&self) -> bool {
-        self.settings.get().pending_reads != Some(PendingReads::Fail)
+        self.settings.pending_reads() == PendingReads::Retry
     }
 
     // ---- Reads
 
     /// Reads `bio`, which failed, or of which sectors are lost, as [`Reading`] says.
     ///
-    /// Fails with [`Status::MEDIUM`] if something stays unreadable; its unit has an entry then, or another
+    /// Fails with [`BlkStatus::MEDIUM`] if something stays unreadable; its unit has an entry then, or another
     /// slot. With the error as it came if the device does not answer at all, or it is not a bad sector's.
-    fn read_again(this: ArcBorrow<'_, Self>, bio: &DeferredBio<'_>) -> Result<(), Status> {
-        let first = this.part_at(bio, 0);
-        let entry = this.entries.get(first.unit);
+    fn read_again(&self, bio: &DeferredBio<'_>) -> Result<(), BlkStatus> {
+        let first = self.part_at(bio, 0);
+        let entry = self.entries.get(first.unit);
         if bio.status().is_ok() {
             // Of lost sectors, which `map` cuts off: they lie in one unit.
-            return this.read_lost(bio, first.unit, first.bits);
+            return self.read_lost(bio, first.unit, first.bits);
         }
         let in_slot = entry.is_some_and(|e| e.mask & first.bits != 0);
-        if !in_slot && this.meets_pending(bio) {
+        if !in_slot && self.meets_pending(bio) {
             // Known to be bad, and asked.
-            return Err(Status::MEDIUM);
+            return Err(BlkStatus::MEDIUM);
         }
-        let retries = this.retries();
+        let retries = self.retries();
         if retries == 0 {
             // Without a retry it is not known which blocks are bad.
             return Err(bio.status());
         }
         let is_certain =
-            |sector: u64| !in_slot && this.is_main_unit(sector) && this.vitals.is_certain(sector);
+            |sector: u64| !in_slot && self.is_main_unit(sector) && self.vitals.is_certain(sector);
         let blocks = match entry {
             Some(entry) if in_slot => {
-                this.blocks_of_spare(this.slot_sector(entry.slot, first.offset()))
+                self.blocks_of_spare(self.slot_sector(entry.slot, first.offset()))
             }
-            _ => this.blocks_of_main(this.main_sector(first.unit, first.offset())),
+            _ => self.blocks_of_main(self.main_sector(first.unit, first.offset())),
         };
         // With one unit there is no doubt which one made the bio fail.
         let is_one = first.count == bio.sectors();
         if is_one && is_certain(bio.sector()) {
-            return Err(Self::unreadable(this, first, bio.status(), true));
+            return Err(self.unreadable(first, bio.status(), true));
         }
-        let units = Grid::new(this.geometry.unit_sectors, bio.sector());
+        let units = Grid::new(self.geometry.unit_sectors, bio.sector());
         let mut reading = Reading::new(bio.sectors(), units, blocks, retries);
-        let is_medium = bio.status() == Status::MEDIUM;
+        let is_medium = bio.status() == BlkStatus::MEDIUM;
         let mut last = bio.status();
         while let Some(piece) = reading.next() {
-            let part = this.part_at(bio, piece.skip);
-            let (status, slot) = this.read_piece(bio, piece);
+            let part = self.part_at(bio, piece.skip);
+            let (status, slot) = self.read_piece(bio, piece);
             if status.is_ok() {
                 let hardly = reading.succeeded() || is_one && is_medium && reading.next().is_none();
                 if hardly && slot.is_none() {
-                    Self::relocate_later(this, part.unit);
+                    self.relocate_later(part.unit);
                 }
                 continue;
             }
-            if !this.is_bad(status) {
+            if !self.is_bad(status) {
                 return Err(status);
             }
             last = status;
@@ -190,15 +192,15 @@ impl Remap {
                 },
             };
             let Some(slot) = slot else {
-                return Err(Self::unreadable(this, lost, last, reading.may_fail()));
+                return Err(self.unreadable(lost, last, reading.may_fail()));
             };
-            return match this.slot_unreadable(lost.unit, lost.bits, slot) {
-                Replaced::Yes => Err(Status::MEDIUM),
+            return match self.slot_unreadable(lost.unit, lost.bits, slot) {
+                Replaced::Yes => Err(BlkStatus::MEDIUM),
                 Replaced::No => Err(last),
                 // It may well be readable where it is now. (All of a bio to a slot lies in one unit.)
                 Replaced::ByOther => {
                     let count = bio.sectors() - piece.skip;
-                    this.read_piece(bio, Piece { count, ..piece }).0.check()
+                    self.read_piece(bio, Piece { count, ..piece }).0.check()
                 }
             };
         }
@@ -210,15 +212,15 @@ impl Remap {
 
     /// `part` of a read stays unreadable on main. Its unit becomes pending, if main answers elsewhere. Returns the
     /// error that goes up.
-    fn unreadable(this: ArcBorrow<'_, Self>, part: Part, status: Status, may_ask: bool) -> Status {
-        if !this.is_main_unit(this.geometry.unit_start(part.unit)) {
-            return Status::MEDIUM;
+    fn unreadable(&self, part: Part, status: BlkStatus, may_ask: bool) -> BlkStatus {
+        if !self.is_main_unit(self.geometry.unit_start(part.unit)) {
+            return BlkStatus::MEDIUM;
         }
-        if this.writable && !this.is_bad_place(part.unit, status, may_ask) {
+        if self.writable && !self.is_bad_place(part.unit, status, may_ask) {
             return status;
         }
-        Self::note_unreadable(this, part.unit);
-        Status::MEDIUM
+        self.note_unreadable(part.unit);
+        BlkStatus::MEDIUM
     }
 
     /// Whether the unit at `sector` has no entry.
@@ -242,7 +244,7 @@ impl Remap {
 
     /// Reads a piece of `bio`, which lies in one unit, from where its sectors are: looked up each time, as they may move.
     /// Returns the slot that failed, if it was one.
-    fn read_piece(&self, bio: &DeferredBio<'_>, piece: Piece) -> (Status, Option<Slot>) {
+    fn read_piece(&self, bio: &DeferredBio<'_>, piece: Piece) -> (BlkStatus, Option<Slot>) {
         let end = piece.skip + piece.count;
         let mut at = piece.skip;
         while at < end {
@@ -256,14 +258,14 @@ impl Remap {
                 Some(e) if run(mask) > 0 => {
                     let sector = self.slot_sector(e.slot, offset);
                     let count = run(mask);
-                    let status = bio.transfer(self.store.spare(), sector, at, count, false);
+                    let status = bio.transfer(self.store.spare(), sector, at, count, Fua::AsAsked);
                     (status, count, Some(e.slot))
                 }
-                Some(_) if run(lost) > 0 => (Status::MEDIUM, left, None),
+                Some(_) if run(lost) > 0 => (BlkStatus::MEDIUM, left, None),
                 _ => {
                     let sector = self.main_sector(part.unit, offset);
                     let count = run(!(mask | lost));
-                    let status = bio.transfer(&self.main, sector, at, count, false);
+                    let status = bio.transfer(self.main, sector, at, count, Fua::AsAsked);
                     if status.is_ok() {
                         self.vitals.worked(bio.sector() + u64::from(at));
                     }
@@ -275,37 +277,37 @@ impl Remap {
             }
             at += count;
         }
-        (Status::OK, None)
+        (BlkStatus::OK, None)
     }
 
     /// Makes a pending entry for `unit` unless it has one or no slot is free, to be committed lazily.
-    fn note_unreadable(this: ArcBorrow<'_, Self>, unit: Unit) {
-        if !this.writable {
+    fn note_unreadable(&self, unit: Unit) {
+        if !self.writable {
             return;
         }
-        let guard = this.units.lock(unit);
-        if this.entries.get(unit).is_some() {
+        let guard = self.units.lock(unit);
+        if self.entries.get(unit).is_some() {
             return;
         }
         // Without a free slot it would only be in the way of data; and the reader is not to wait until there are more.
-        let Some(slot) = this.slot_at_hand() else {
+        let Some(slot) = self.slot_at_hand() else {
             return;
         };
         let entry = Entry {
             yields: true,
             ..Entry::new(unit, slot, 0)
         };
-        this.entries.add(&entry);
+        self.entries.add(&entry);
         // So that the lazy sync does not find us busy with it.
         drop(guard);
-        this.report_entry(&entry, "pending");
-        Self::commit_lazily(this, unit);
+        self.report_entry(&entry, "pending");
+        self.commit_lazily(unit);
     }
 
     // ---- Writes
 
     /// Writes `bio`: to main what main takes, to slots what it does not, as [`Writing`] says.
-    fn write_again(&self, bio: &DeferredBio<'_>) -> Result<(), Status> {
+    fn write_again(&self, bio: &DeferredBio<'_>) -> Result<(), BlkStatus> {
         let mut writing = Writing::default();
         let mut skip = 0;
         while skip < bio.sectors() {
@@ -323,10 +325,10 @@ impl Remap {
         bio: &DeferredBio<'_>,
         part: Part,
         writing: &mut Writing,
-    ) -> Result<(), Status> {
+    ) -> Result<(), BlkStatus> {
         let _guard = self.units.lock(part.unit);
         // A bio that was never submitted has no error of main's to give.
-        let mut error = bio.status().check().err().unwrap_or(Status::MEDIUM);
+        let mut error = bio.status().check().err().unwrap_or(BlkStatus::MEDIUM);
         if let Some(entry) = self.entries.get(part.unit) {
             return self.write_to_slot(bio, part, entry, error);
         }
@@ -345,9 +347,9 @@ impl Remap {
                 }
             };
             let at = bio.sector() + u64::from(piece.skip);
-            let mut status = Status::OK;
+            let mut status = BlkStatus::OK;
             if in_part {
-                status = self.can_read_block(at).err().unwrap_or(Status::OK);
+                status = self.can_read_block(at).err().unwrap_or(BlkStatus::OK);
             }
             if status.is_ok() {
                 status = self.write_main(bio, piece);
@@ -390,10 +392,10 @@ impl Remap {
     }
 
     /// Writes a piece of `bio`, which lies in one unit without an entry, to main.
-    fn write_main(&self, bio: &DeferredBio<'_>, piece: Piece) -> Status {
+    fn write_main(&self, bio: &DeferredBio<'_>, piece: Piece) -> BlkStatus {
         let sector = self.main_start + bio.sector() + u64::from(piece.skip);
-        let fua = self.may_lack_fua();
-        let status = bio.transfer(&self.main, sector, piece.skip, piece.count, fua);
+        let fua = self.fua();
+        let status = bio.transfer(self.main, sector, piece.skip, piece.count, fua);
         if status.is_ok() {
             self.vitals.worked(bio.sector() + u64::from(piece.skip));
             self.vitals.took_write();
@@ -408,8 +410,8 @@ impl Remap {
         bio: &DeferredBio<'_>,
         part: Part,
         bits: u64,
-        error: Status,
-    ) -> Result<(), Status> {
+        error: BlkStatus,
+    ) -> Result<(), BlkStatus> {
         loop {
             let slot = self.new_slot_for_data().ok_or(error)?;
             match self.write_runs(bio, part, bits, slot) {
@@ -435,8 +437,8 @@ impl Remap {
         bio: &DeferredBio<'_>,
         part: Part,
         old: Entry,
-        error: Status,
-    ) -> Result<(), Status> {
+        error: BlkStatus,
+    ) -> Result<(), BlkStatus> {
         match self.write_runs(bio, part, part.bits, old.slot) {
             Ok(()) => {
                 let new = Entry {
@@ -520,14 +522,14 @@ impl Remap {
         part: Part,
         bits: u64,
         slot: Slot,
-    ) -> Result<(), Status> {
+    ) -> Result<(), BlkStatus> {
         let mut left = bits;
         while left != 0 {
             let offset = left.trailing_zeros();
             let count = (left >> offset).trailing_ones();
             let skip = part.skip + (offset - part.offset());
             let sector = self.slot_sector(slot, offset);
-            bio.transfer(self.store.spare(), sector, skip, count, self.may_lack_fua())
+            bio.transfer(self.store.spare(), sector, skip, count, self.fua())
                 .check()?;
             left &= !mask_of(offset, count);
         }

@@ -7,8 +7,8 @@
 //!
 //! [`Entries::hold`]: super::entries::Entries::hold
 
-use super::Remap;
-use crate::dm::{DeferredBio, Device, IoBuffer, NoIo, Status};
+use super::{DeferredBio, Remap};
+use crate::dm::{BlkStatus, Device, Durability, Fua, IoBuffer};
 use crate::engine::{
     entries::{Entry, Loss},
     format::{Cause, State, Update},
@@ -16,10 +16,7 @@ use crate::engine::{
     recovery::{Failed, Grid, Reading},
     Slot, Unit,
 };
-use kernel::{
-    prelude::*,
-    sync::{atomic::Acquire, Arc, ArcBorrow},
-};
+use kernel::{prelude::*, sync::atomic::Acquire};
 
 /// Two units' room, for those that copy to or from main, one unit at a time.
 pub(super) struct Mover {
@@ -70,7 +67,7 @@ enum NotCopied {
 
 /// What is copied: sectors of a unit, from where.
 struct Source<'a> {
-    device: &'a Device,
+    device: Device<'a>,
     /// The first sector of the unit there.
     start: u64,
     blocks: &'a dyn Fn(u64) -> Grid,
@@ -80,7 +77,7 @@ struct Source<'a> {
     cautious: bool,
 }
 
-impl Remap {
+impl Remap<'_> {
     /// Reads what can be read of a unit, with few failures ([`Reading::of_copy`]), and hands it to `put`, run by run: first
     /// sector in the unit, number of sectors. Returns the sectors that were read and put.
     fn copy(
@@ -141,7 +138,10 @@ impl Remap {
         buffer: &mut IoBuffer,
     ) -> Result<(), NotCopied> {
         let to = self.slot_sector(slot, offset);
-        let written = self.store.spare().write(to, count, buffer, false);
+        let written = self
+            .store
+            .spare()
+            .write(to, count, buffer, Durability::Cached);
         written.map_err(|status| match self.is_bad(status) {
             true => NotCopied::Unwritable,
             false => NotCopied::Failed,
@@ -151,29 +151,27 @@ impl Remap {
     // ---- From main to a slot
 
     /// Has `unit` relocated in the background, as main could hardly read it.
-    pub(super) fn relocate_later(this: ArcBorrow<'_, Self>, unit: Unit) {
-        if !this.writable || this.is_tripped() {
+    pub(super) fn relocate_later(&self, unit: Unit) {
+        if !self.writable || self.is_tripped() {
             return;
         }
-        let mut marginal = this.marginal.lock();
+        let mut marginal = self.marginal.lock();
         // No room: the next read that needs retries asks again.
         if !marginal.contains(&unit) && marginal.push_within_capacity(unit).is_ok() {
             drop(marginal);
-            Self::relocate_next(this);
+            self.relocate_next();
         }
     }
 
     /// Has the background go on, if there is more to do.
-    pub(super) fn relocate_next(this: ArcBorrow<'_, Self>) {
-        if !this.marginal.lock().is_empty() && !this.suspending.load(Acquire) {
-            // Already queued is as good.
-            let _ = this.queue.enqueue::<_, 1>(Arc::from(this));
+    pub(super) fn relocate_next(&self) {
+        if !self.marginal.lock().is_empty() && !self.suspending.load(Acquire) {
+            self.works.background.queue();
         }
     }
 
     /// Relocates one unit that waits for it. May sleep.
     pub(super) fn relocate_one(&self) {
-        let _noio = NoIo::enter();
         let Some(unit) = self.marginal.lock().first().copied() else {
             return;
         };
@@ -205,7 +203,7 @@ impl Remap {
             };
             self.entries.hold(&old);
             let source = Source {
-                device: &self.main,
+                device: self.main,
                 start: self.main_sector(unit, 0),
                 blocks: &|sector| self.blocks_of_main(sector),
                 wanted,
@@ -261,7 +259,7 @@ impl Remap {
         old: Entry,
         bits: u64,
         unreadable: u64,
-        mut write: impl FnMut(Slot) -> Result<(), Status>,
+        mut write: impl FnMut(Slot) -> Result<(), BlkStatus>,
     ) -> bool {
         if !self.forget_made_good(&old) {
             return false;
@@ -420,7 +418,7 @@ impl Remap {
         bio: &DeferredBio<'_>,
         unit: Unit,
         bits: u64,
-    ) -> Result<(), Status> {
+    ) -> Result<(), BlkStatus> {
         let _guard = self.units.lock(unit);
         let mut skip = 0;
         let mut left = bits;
@@ -430,7 +428,7 @@ impl Remap {
             let lost = entry.map_or(0, |e| e.lost);
             let (device, sector, count) = match entry {
                 Some(e) if e.lost >> offset & 1 != 0 => {
-                    let loss = self.loss_of(unit, offset).ok_or(Status::MEDIUM)?;
+                    let loss = self.loss_of(unit, offset).ok_or(BlkStatus::MEDIUM)?;
                     let run = loss.mask & lost & left;
                     let count = (run >> offset).trailing_ones();
                     let sector = self.slot_sector(loss.slot, offset);
@@ -448,12 +446,12 @@ impl Remap {
                 _ => {
                     let clear = left & !(lost | entry.map_or(0, |e| e.mask));
                     let count = (clear >> offset).trailing_ones();
-                    (&self.main, self.main_sector(unit, offset), count)
+                    (self.main, self.main_sector(unit, offset), count)
                 }
             };
-            match bio.transfer(device, sector, skip, count, false) {
+            match bio.transfer(device, sector, skip, count, Fua::AsAsked) {
                 status if status.is_ok() => (),
-                status if self.is_bad(status) => return Err(Status::MEDIUM),
+                status if self.is_bad(status) => return Err(BlkStatus::MEDIUM),
                 status => return Err(status),
             }
             skip += count;
@@ -471,13 +469,13 @@ impl Remap {
 
     /// Copies the sectors `bits`, which lie side by side, from the slot of `loss` to that of `entry`, and commits that they
     /// are there. The caller has the unit's lock. `false`: they can be read, but not put there.
-    fn find_again(&self, entry: &Entry, loss: &Loss, bits: u64) -> Result<bool, Status> {
+    fn find_again(&self, entry: &Entry, loss: &Loss, bits: u64) -> Result<bool, BlkStatus> {
         let mut buffer = self.slot_mover.lock();
         let (offset, count) = (bits.trailing_zeros(), bits.count_ones());
         let from = self.slot_sector(loss.slot, offset);
         match self.store.spare().read(from, count, &mut buffer) {
             Ok(()) => (),
-            Err(status) if self.is_bad(status) => return Err(Status::MEDIUM),
+            Err(status) if self.is_bad(status) => return Err(BlkStatus::MEDIUM),
             Err(status) => return Err(status),
         }
         let written = self.put_in_slot(entry.slot, offset, count, &mut buffer);
@@ -552,7 +550,7 @@ impl Remap {
                 || !self.is_whole(old.unit, first, count)
                 || self
                     .main
-                    .write(main(first), count, &mut mover.unit, false)
+                    .write(main(first), count, &mut mover.unit, Durability::Cached)
                     .is_err()
             {
                 return false;

@@ -12,7 +12,7 @@
 //! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
 
 use super::{counter::Counter, entries::Entries};
-use crate::dm::{self, Device, IoBuffer, NoIo, Refused, Status, TargetHandle};
+use crate::dm::{self, BlkStatus, Device, Durability, IoBuffer, Refused, TargetInfo};
 use crate::engine::{
     entries::{sort_by_unit, Entry, Loss},
     format::{self, Block, Cause, State, Superblock, Update, Uuid},
@@ -108,9 +108,9 @@ struct Waiting {
 
 /// The metadata of one target.
 #[pin_data]
-pub(super) struct Store {
-    ti: TargetHandle,
-    spare: Device,
+pub(super) struct Store<'t> {
+    ti: &'t TargetInfo,
+    spare: Device<'t>,
     start: u64,
     geometry: Geometry,
     /// The larger logical block of both devices, in sectors.
@@ -190,15 +190,15 @@ impl Disk {
     }
 }
 
-impl Store {
+impl<'t> Store<'t> {
     /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
     /// writes nothing yet.
     ///
     /// `block`: the larger logical block of both devices, in sectors. `main`: what is known of main, to be recorded if the
     /// spare has nothing, or, with `rebind`, something else.
     pub(super) fn new(
-        ti: TargetHandle,
-        spare: Device,
+        ti: &'t TargetInfo,
+        spare: Device<'t>,
         start: u64,
         geometry: Geometry,
         block: u32,
@@ -270,7 +270,11 @@ impl Store {
     /// Looks for superblocks in the region of `length` sectors (a multiple of 8) from `start`.
     ///
     /// `None`: the region is blank ([`image::ends`]). Refused: anything else that is not ours. May sleep.
-    pub(super) fn probe(spare: &Device, start: u64, length: u64) -> Result<Option<Found>, Refused> {
+    pub(super) fn probe(
+        spare: Device<'_>,
+        start: u64,
+        length: u64,
+    ) -> Result<Option<Found>, Refused> {
         let blocks = length / BLOCK_SECTORS;
         let mut window = Window::new()?;
         let mut one = IoBuffer::new(BLOCK_SIZE)?;
@@ -290,7 +294,7 @@ impl Store {
 
     /// How many table blocks of the spare are in use, as far as its table can be read: for what is allocated. May sleep.
     pub(super) fn blocks_in_use(
-        spare: &Device,
+        spare: Device<'_>,
         start: u64,
         superblock: &Superblock,
     ) -> Result<u64> {
@@ -309,8 +313,8 @@ impl Store {
     }
 
     /// The spare.
-    pub(super) fn spare(&self) -> &Device {
-        &self.spare
+    pub(super) fn spare(&self) -> Device<'t> {
+        self.spare
     }
 
     /// Where sector `sector` of the region is on the spare.
@@ -351,7 +355,7 @@ impl Store {
     /// log what is wrong.
     pub(super) fn activate(&self, entries: &Entries, writable: bool, format: bool) -> Result {
         let g = &self.geometry;
-        let found = Self::probe(&self.spare, self.start, g.spare_sectors);
+        let found = Self::probe(self.spare, self.start, g.spare_sectors);
         let found = match found.map_err(|why| self.refuse(why))? {
             None if !writable || !format => {
                 let why = c"Spare is blank, and must not be formatted";
@@ -430,7 +434,7 @@ impl Store {
         disk.generations
             .reserve(g.first_part() as usize, GFP_KERNEL)?;
         disk.parts.clear();
-        let fail = |status: Status| {
+        let fail = |status: BlkStatus| {
             pr_err!("{}: cannot format the spare: {:?}\n", self.name(), status);
             EIO
         };
@@ -454,7 +458,7 @@ impl Store {
             superblock.write(block, copy, dm::crc32c);
             let sector = self.sector(g.superblock_sector(copy));
             self.spare
-                .write(sector, BLOCK, &mut disk.superblock, true)
+                .write(sector, BLOCK, &mut disk.superblock, Durability::Durable)
                 .map_err(fail)?;
         }
         pr_info!(
@@ -491,7 +495,9 @@ impl Store {
                 format::update_superblock(block, copy, &new, dm::crc32c);
             }
             let sector = self.sector(self.geometry.superblock_sector(copy));
-            let done = self.spare.write(sector, BLOCK, &mut disk.superblock, true);
+            let done = self
+                .spare
+                .write(sector, BLOCK, &mut disk.superblock, Durability::Durable);
             self.errors.add(u64::from(done.is_err()));
         }
     }
@@ -867,7 +873,9 @@ impl Store {
         let mut written = 0;
         for copy in 0..self.geometry.areas().len() {
             let sector = self.sector(self.geometry.table_sector(copy, number));
-            let done = self.spare.write(sector, BLOCK, &mut disk.block, true);
+            let done = self
+                .spare
+                .write(sector, BLOCK, &mut disk.block, Durability::Durable);
             written += u32::from(done.is_ok());
             self.note_replica(&mut disk.failing, copy, done);
         }
@@ -883,7 +891,7 @@ impl Store {
     }
 
     /// Replica `copy` was written, or not. The log has the first time, and the end of it, whatever else it has.
-    fn note_replica(&self, failing: &mut u32, copy: usize, done: Result<(), Status>) {
+    fn note_replica(&self, failing: &mut u32, copy: usize, done: Result<(), BlkStatus>) {
         let bit = 1 << copy;
         let failed = *failing & bit != 0;
         match done {
@@ -936,7 +944,6 @@ impl Store {
     ///
     /// `false`: there is no other, or it cannot be written.
     fn extend(&self, from: u64) -> bool {
-        let _noio = NoIo::enter();
         if !self.flush() {
             return false;
         }
@@ -978,7 +985,7 @@ impl Store {
     }
 
     /// Writes these table blocks, which follow those in use and are not in use, without records. Not durable. May sleep.
-    fn write_blank_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<(), Status> {
+    fn write_blank_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<(), BlkStatus> {
         let uuid = disk.uuid;
         let mut written = Ok(());
         for copy in 0..self.geometry.areas().len() {
@@ -991,8 +998,10 @@ impl Store {
                 }
                 let sector = self.sector(self.geometry.table_sector(copy, first));
                 let length = count as u32 * BLOCK;
-                written =
-                    written.and_then(|()| self.spare.write(sector, length, &mut disk.chunk, false));
+                written = written.and_then(|()| {
+                    self.spare
+                        .write(sector, length, &mut disk.chunk, Durability::Cached)
+                });
             }
         }
         written?;
@@ -1004,7 +1013,7 @@ impl Store {
 
     /// Writes table blocks without records where none are in use. Returns the end of those that are there: fewer, if a
     /// replica cannot be written. Not durable yet. There is room for their generations.
-    fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, Status> {
+    fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, BlkStatus> {
         let written = self.write_blank_blocks(disk, numbers.clone());
         if written.is_ok() {
             return Ok(numbers.end);
@@ -1047,7 +1056,7 @@ impl Store {
         for copy in copies {
             let done = self
                 .spare
-                .write(sector(copy), BLOCK, &mut disk.other, false);
+                .write(sector(copy), BLOCK, &mut disk.other, Durability::Cached);
             written += u32::from(done.is_ok());
             self.note_replica(&mut disk.failing, copy, done);
         }
@@ -1140,7 +1149,7 @@ impl Store {
     }
 
     fn rewrite(&self, sector: u64, block: &mut IoBuffer, found: &mut Checked) {
-        match self.spare.write(sector, BLOCK, block, true) {
+        match self.spare.write(sector, BLOCK, block, Durability::Durable) {
             Ok(()) => found.repaired += 1,
             Err(_) => self.errors.add(1),
         }
@@ -1263,7 +1272,7 @@ impl Store {
 
 /// Reads the table blocks of a store, many at once.
 struct Reader<'a> {
-    store: &'a Store,
+    store: &'a Store<'a>,
     windows: KVec<Window>,
     /// A block's room.
     one: IoBuffer,
@@ -1282,7 +1291,7 @@ struct Window {
 }
 
 impl<'a> Reader<'a> {
-    fn new(store: &'a Store, killed: &'a Cell<bool>) -> Result<Self> {
+    fn new(store: &'a Store<'a>, killed: &'a Cell<bool>) -> Result<Self> {
         let mut windows = KVec::with_capacity(MAX_COPIES as usize, GFP_KERNEL)?;
         for _ in store.geometry.areas() {
             windows.push(Window::new()?, GFP_KERNEL)?;
@@ -1312,7 +1321,7 @@ impl<'a> Reader<'a> {
                 return false;
             }
             let sector = |number: u64| store.sector(number * BLOCK_SECTORS);
-            let block = window.block(numbers, &store.spare, &sector, &mut self.one);
+            let block = window.block(numbers, store.spare, &sector, &mut self.one);
             store.errors.add(u64::from(block.is_none()));
             return block.map(|block| *to = *block).is_some();
         }
@@ -1340,7 +1349,7 @@ impl Window {
     fn block(
         &mut self,
         numbers: Range<u64>,
-        spare: &Device,
+        spare: Device<'_>,
         sector: &dyn Fn(u64) -> u64,
         one: &mut IoBuffer,
     ) -> Option<&Block> {

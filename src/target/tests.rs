@@ -3,7 +3,8 @@
 //! KUnit suites: the entries under RCU, and the engine as the kernel's compiler and libraries make it.
 
 use super::entries::{Entries, Look};
-use crate::dm::{self, Queue, Stamp};
+use super::version::Stamp;
+use crate::dm;
 use crate::engine::{
     entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
@@ -16,11 +17,11 @@ use crate::engine::{
 use kernel::{
     prelude::*,
     sync::{
-        atomic::{Atomic, Relaxed},
+        atomic::{Atomic, Full, Relaxed},
         rcu, Arc,
     },
     time::{delay::fsleep, Delta, Instant, Monotonic},
-    workqueue::{impl_has_work, new_work, Work, WorkItem},
+    workqueue::{self, impl_has_work, new_work, Work, WorkItem},
 };
 
 /// The entries in memory.
@@ -241,6 +242,8 @@ mod stress_tests {
     struct Shared {
         entries: Arc<Entries>,
         stop: Atomic<bool>,
+        /// Workers that have not ended.
+        running: Atomic<usize>,
         looks: Atomic<usize>,
         changes: Atomic<usize>,
         /// The number of the check that failed, 0: none.
@@ -282,6 +285,7 @@ mod stress_tests {
                     fsleep(Delta::from_millis(1));
                 }
             }
+            shared.running.fetch_sub(1, Full);
         }
     }
 
@@ -378,13 +382,13 @@ mod stress_tests {
             Shared {
                 entries,
                 stop: Atomic::new(false),
+                running: Atomic::new(6),
                 looks: Atomic::new(0),
                 changes: Atomic::new(0),
                 wrong: Atomic::new(0),
             },
             GFP_KERNEL,
         )?;
-        let queue = Queue::new(c"dm_remap_stress", c"entries", 0)?;
         for seed in 0..6 {
             let shared = shared.clone();
             let worker = pin_init!(Worker {
@@ -394,7 +398,7 @@ mod stress_tests {
                 work <- new_work!("dm_remap::stress"),
             });
             let worker: Arc<Worker> = Arc::pin_init(worker, GFP_KERNEL)?;
-            let _ = queue.enqueue::<_, 0>(worker);
+            let _ = workqueue::system_unbound().enqueue::<_, 0>(worker);
         }
         let start = Instant::<Monotonic>::now();
         let is_enough = || shared.looks.load(Relaxed) > 1000 && shared.changes.load(Relaxed) > 1000;
@@ -406,7 +410,9 @@ mod stress_tests {
             fsleep(Delta::from_millis(10));
         }
         shared.stop.store(true, Relaxed);
-        queue.drain();
+        while shared.running.load(Relaxed) != 0 {
+            fsleep(Delta::from_millis(1));
+        }
         let (looks, changes) = (shared.looks.load(Relaxed), shared.changes.load(Relaxed));
         pr_info!("stress: {looks} rounds of look-ups, {changes} changes\n");
         assert_eq!(shared.wrong.load(Relaxed), 0);

@@ -9,7 +9,7 @@
 //! Whether it takes writes: see [`Refusals`].
 
 use super::Remap;
-use crate::dm::{IoBuffer, Status};
+use crate::dm::{BlkStatus, IoBuffer};
 use crate::engine::{
     recovery::{Patch, Refusals},
     Unit,
@@ -129,7 +129,7 @@ impl Vitals {
     }
 }
 
-impl Remap {
+impl Remap<'_> {
     /// Whether main answers a read elsewhere, asked because `unit` failed: at up to `places` places, until one is read.
     /// Trips if too many units did. May sleep. Callers that arrive during a probe share the result of the next one.
     pub(super) fn main_answers(&self, unit: Unit, places: u32) -> bool {
@@ -168,14 +168,14 @@ impl Remap {
 
     /// Whether `unit`, which could not be read, is bad, and not all of main: it failed with `status`. `may_ask`: another
     /// command may fail. May sleep.
-    pub(super) fn is_bad_place(&self, unit: Unit, status: Status, may_ask: bool) -> bool {
+    pub(super) fn is_bad_place(&self, unit: Unit, status: BlkStatus, may_ask: bool) -> bool {
         let (from, to) = (
             self.geometry.unit_start(unit),
             self.geometry.unit_start(Unit(unit.0.saturating_add(1))),
         );
         let patch = self.vitals.pattern.lock().patch;
         // Of a medium's error there is no doubt.
-        let must_ask = status != Status::MEDIUM && patch.must_ask(from);
+        let must_ask = status != BlkStatus::MEDIUM && patch.must_ask(from);
         if must_ask && !(may_ask && self.main_answers(unit, 1)) {
             return false;
         }
@@ -240,7 +240,7 @@ impl Remap {
     }
 
     /// Whether main can read the physical block in which sector `sector` of the target lies. One command. May sleep.
-    pub(super) fn can_read_block(&self, sector: u64) -> Result<(), Status> {
+    pub(super) fn can_read_block(&self, sector: u64) -> Result<(), BlkStatus> {
         let main = self.main_start + sector;
         let size = u64::from(self.main.physical_block().max(1));
         let end = main + u64::from(self.main.physical_left(main));

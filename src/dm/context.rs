@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Small things that the kernel crate does not have yet.
+//! What the current thread may do, and what is expected of it.
 
 use super::bindings;
 use kernel::{prelude::*, types::NotThreadSafe};
@@ -8,11 +8,11 @@ use kernel::{prelude::*, types::NotThreadSafe};
 /// While it lives, no allocation of this thread starts I/O: every `GFP_KERNEL` acts as `GFP_NOIO`.
 ///
 /// For code that I/O waits for. C: `memalloc_noio_save`, `include/linux/sched/mm.h`. Scopes nest.
-pub(crate) struct NoIo(c_uint, NotThreadSafe);
+pub(super) struct NoIo(c_uint, NotThreadSafe);
 
 impl NoIo {
     /// Enters the scope.
-    pub(crate) fn enter() -> Self {
+    pub(super) fn enter() -> Self {
         // SAFETY: Changes a flag of the current thread, from process context.
         Self(unsafe { bindings::dmr_memalloc_noio_save() }, NotThreadSafe)
     }
@@ -61,36 +61,8 @@ impl Drop for NoSleep {
     }
 }
 
-/// Continues a standard CRC-32C (Castagnoli); begins with 0. Any context.
-///
-/// The kernel's own `crc32c` (`include/linux/crc32.h`) leaves both inversions to the caller.
-pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
-    // SAFETY: Pointer and length are those of a live slice, which is only read.
-    !unsafe { bindings::crc32c(!crc, bytes.as_ptr().cast(), bytes.len()) }
-}
-
-/// The time in seconds since 1970, 0 before that. Any context.
-pub(crate) fn unix_seconds() -> u64 {
-    // SAFETY: No requirements.
-    u64::try_from(unsafe { bindings::ktime_get_real_seconds() }).unwrap_or(0)
-}
-
-/// Random bytes, as for a uuid. Any context.
-pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
-    // SAFETY: Pointer and length are those of a live array.
-    unsafe { kernel::bindings::get_random_bytes(bytes.as_mut_ptr().cast(), bytes.len()) };
-    bytes
-}
-
 /// Whether the current process is being killed. Process context.
 pub(crate) fn is_killed() -> bool {
     // SAFETY: No requirements.
     unsafe { bindings::dmr_fatal_signal_pending() }
-}
-
-/// Whether one more log line is within the module's rate limit. Any context.
-pub(crate) fn log_allowed() -> bool {
-    // SAFETY: No requirements.
-    unsafe { bindings::dmr_ratelimit() }
 }

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A bio in [`Target::map`].
+
+use super::{
+    super::{
+        bindings,
+        device::Device,
+        instance::{Instance, Linear},
+        status::BlkStatus,
+        target::Target,
+    },
+    raw::{set_dev, Op, Raw},
+    Brand,
+};
+use core::marker::PhantomData;
+
+/// What [`Target::map`] did with the bio of the same call.
+#[must_use]
+pub(crate) struct Mapped<'a>(pub(in super::super) u32, Brand<'a>);
+
+/// A bio in [`Target::map`]: it must not sleep.
+pub(crate) struct MapBio<'a, T: Target> {
+    // In the order of the callback's arguments: passed on, they stay where they are.
+    instance: &'a Instance<T>,
+    bio: Raw<T>,
+    brand: Brand<'a>,
+}
+
+impl<'a, T: Target> MapBio<'a, T> {
+    /// `bio` is the clone that device-mapper passed to `map`.
+    #[inline(always)]
+    pub(in super::super) fn new(instance: &'a Instance<T>, bio: Raw<T>) -> Self {
+        Self {
+            instance,
+            bio,
+            brand: PhantomData,
+        }
+    }
+
+    /// What it asks for.
+    #[inline(always)]
+    pub(crate) fn op(&self) -> Op {
+        self.bio.op(self.bio.size())
+    }
+
+    /// Its first sector, from the target's start.
+    #[inline(always)]
+    pub(crate) fn sector(&self) -> u64 {
+        self.bio.sector().wrapping_sub(self.instance.begin())
+    }
+
+    /// Its length in sectors, 0 for a flush.
+    #[inline(always)]
+    pub(crate) fn sectors(&self) -> u32 {
+        self.bio.size() >> 9
+    }
+
+    /// Whether the submitter would rather have [`BlkStatus::AGAIN`] than wait.
+    pub(crate) fn is_nowait(&self) -> bool {
+        self.bio.has(bindings::REQ_NOWAIT)
+    }
+
+    /// Whether it is to be on the medium when it completes.
+    pub(crate) fn is_fua(&self) -> bool {
+        self.bio.has(bindings::REQ_FUA)
+    }
+
+    /// Which of the duplicates of a bio it is, from 0. C: `dm_bio_get_target_bio_nr`.
+    pub(crate) fn target_bio_nr(&self) -> u32 {
+        self.bio.target_bio_nr()
+    }
+
+    /// Cuts the bio to its first `sectors` sectors; the rest comes as another one. C: `dm_accept_partial_bio`.
+    ///
+    /// `false`, and nothing done, where the bio may not be cut there: `sectors` is 0 or longer than the bio, the
+    /// write is atomic, the bio is one of several duplicates or of no operation that has to do with sectors' contents.
+    pub(crate) fn accept_partial(&mut self, sectors: u32) -> bool {
+        // Of a polled bio that was cut, the rest is cloned with device-mapper's mark `REQ_DM_POLL_LIST` (only clones
+        // made by `alloc_tio` lose it). Drivers take the bit for theirs: NVMe would follow a null pointer.
+        const { assert!(!T::POLLED, "a target that is polled must not cut bios") };
+        let duplicates = match self.op() {
+            Op::Read | Op::Write => 1,
+            Op::Discard => self.instance.info().num_discard_bios(),
+            Op::WriteZeroes => self.instance.info().num_write_zeroes_bios(),
+            Op::Flush | Op::Other => return false,
+        };
+        let is_whole = sectors == self.sectors();
+        if sectors == 0
+            || sectors > self.sectors()
+            || duplicates != 1 && !is_whole
+            || self.bio.has(bindings::REQ_ATOMIC)
+        {
+            return false;
+        }
+        if !is_whole {
+            // SAFETY: Called from `map`, with a bio that none of the function's `BUG_ON`s catches: not a duplicate, not
+            // atomic, none of a zone, and not lengthened.
+            unsafe { bindings::dm_accept_partial_bio(self.bio.ptr(), sectors) };
+        }
+        true
+    }
+
+    /// Sends the bio to where its sectors lie on the device of [`super::super::Setup::linear`]. `cookie` is kept with it, for
+    /// [`Target::is_settled`] and [`super::EndBio::cookie`]; with `usize::MAX` the target does not hear of the bio again.
+    ///
+    /// All of the instance is used before the first call, and what is recorded is what came of it: so this keeps nothing but the
+    /// bio itself over the calls.
+    #[inline(always)]
+    pub(crate) fn remap_linear(self, linear: &Linear<'_>, cookie: usize) -> Mapped<'a> {
+        let (bdev, delta) = (
+            self.instance.linear_device(linear),
+            self.instance.linear_delta(),
+        );
+        self.bio.set_cookie(cookie);
+        self.bio.set_sector(self.bio.sector().wrapping_add(delta));
+        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
+        // all bios are complete.
+        unsafe { set_dev(self.bio.ptr(), bdev) };
+        self.bio.record();
+        self.remapped()
+    }
+
+    /// Sends the bio to `sector` of `device`.
+    #[inline(always)]
+    pub(crate) fn remap(self, device: Device<'_>, sector: u64) -> Mapped<'a> {
+        const {
+            assert!(
+                !T::HAS_END_IO && !T::HAS_PROCESS,
+                "the bio comes back: use remap_with or remap_linear"
+            )
+        };
+        self.bio.set_sector(sector);
+        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
+        // all bios are complete.
+        unsafe { set_dev(self.bio.ptr(), device.bdev()) };
+        self.remapped()
+    }
+
+    /// Sends the bio to `sector` of `device`, with a cookie, as [`Self::remap_linear`], and data that stay with it.
+    #[inline]
+    pub(crate) fn remap_with(
+        self,
+        device: Device<'_>,
+        sector: u64,
+        cookie: usize,
+        private: T::PerBio,
+    ) -> Mapped<'a> {
+        self.bio.set_cookie(cookie);
+        self.bio.record_with(self.instance.linear_delta(), private);
+        self.bio.set_sector(sector);
+        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
+        // all bios are complete.
+        unsafe { set_dev(self.bio.ptr(), device.bdev()) };
+        self.remapped()
+    }
+
+    #[inline(always)]
+    fn remapped(self) -> Mapped<'a> {
+        Mapped(bindings::DM_MAPIO_REMAPPED, self.brand)
+    }
+
+    /// Gives the bio to [`Target::process`], with [`BlkStatus::OK`].
+    pub(crate) fn defer(self) -> Mapped<'a> {
+        let delta = self.instance.linear_delta();
+        self.bio.set_sector(self.bio.sector().wrapping_add(delta));
+        self.bio.record();
+        self.bio.enqueue(self.instance, BlkStatus::OK);
+        Mapped(bindings::DM_MAPIO_SUBMITTED, self.brand)
+    }
+
+    /// Completes the bio.
+    pub(crate) fn complete(self, status: BlkStatus) -> Mapped<'a> {
+        self.bio.complete(status);
+        Mapped(bindings::DM_MAPIO_SUBMITTED, self.brand)
+    }
+}

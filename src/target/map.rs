@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Where bios go, and what becomes of them when they are back: nothing here sleeps.
+
+use super::{cache::Flush, entries::Look, version::Stamp, EndBio, Ended, MapBio, Mapped, Remap};
+use crate::dm::{read_relaxed, BlkStatus, Op};
+use crate::engine::{
+    args::BadOn,
+    route::{first_part, Cut, Place},
+    Slot,
+};
+use kernel::sync::{atomic::Release, rcu};
+
+/// Longest write or write-zeroes that is sent on in one piece if it does not lie in one group of units: if it fails, all of it
+/// may go to slots.
+const LONGEST_WRITE: u32 = (4 << 20) >> 9;
+
+impl Remap<'_> {
+    /// Whether `status` says that the sectors are bad, rather than the way to them.
+    pub(super) fn is_bad(&self, status: BlkStatus) -> bool {
+        match self.settings.bad_on() {
+            BadOn::Media => status == BlkStatus::MEDIUM,
+            BadOn::Io => {
+                matches!(
+                    status,
+                    BlkStatus::MEDIUM | BlkStatus::IOERR | BlkStatus::TARGET
+                )
+            }
+        }
+    }
+
+    /// Sends a bio on its way that may meet an entry. `stamp` is older than what it finds.
+    // In this order, the arguments cost the healthy path nothing.
+    #[inline(never)]
+    pub(super) fn map_filtered<'a>(bio: MapBio<'a>, this: &Self, stamp: Stamp) -> Mapped<'a> {
+        let (sector, count) = (bio.sector(), bio.sectors());
+        let counter = match bio.op() {
+            Op::Read => &this.counters.reads_redirected,
+            Op::Write if read_relaxed(&this.plain_writes) != 0 => &this.counters.writes_redirected,
+            _ => return this.map_closely(bio, stamp),
+        };
+        let guard = rcu::read_lock();
+        match this.entries.look(sector, count, &guard) {
+            Look::Healthy => bio.remap_linear(&this.on_main, stamp.cookie()),
+            Look::InSlot(slot, sector) => {
+                drop(guard);
+                counter.add(1);
+                let sector = this.store.sector(sector);
+                bio.remap_with(this.store.spare(), sector, stamp.aside().cookie(), slot)
+            }
+            Look::Intricate => {
+                drop(guard);
+                this.map_closely(bio, stamp)
+            }
+        }
+    }
+
+    /// Sends a bio on its way that is a flush or may meet an entry. `stamp` is older than what it finds.
+    #[cold]
+    #[inline(never)]
+    fn map_closely<'a>(&self, mut bio: MapBio<'a>, stamp: Stamp) -> Mapped<'a> {
+        let (sector, mut count) = (bio.sector(), bio.sectors());
+        if count == 0 {
+            return self.map_flush(bio, stamp);
+        }
+        let op = bio.op();
+        let is_write = matches!(op, Op::Write | Op::WriteZeroes);
+        if is_write && bio.is_fua() && self.cache.has_failed() {
+            return self.put_off(bio);
+        }
+        if is_write && count > LONGEST_WRITE {
+            if !bio.accept_partial(LONGEST_WRITE) {
+                return bio.complete(BlkStatus::IOERR);
+            }
+            count = LONGEST_WRITE;
+        }
+        let guard = rcu::read_lock();
+        let Some(entry) = self.entries.first(sector, count, &guard) else {
+            drop(guard);
+            return self.map_to_main(bio, is_write, stamp);
+        };
+        if op == Op::Read {
+            // What lies side by side on main goes there in one piece.
+            let asks = self.asks_again();
+            let on_main = self.entries.on_main(sector, count, asks, &guard);
+            if on_main > 0 {
+                if !bio.accept_partial(on_main) {
+                    return bio.complete(BlkStatus::IOERR);
+                }
+                return bio.remap_linear(&self.on_main, stamp.cookie());
+            }
+        }
+        let cut = match op {
+            Op::Read => Cut::AtMask,
+            _ => Cut::AtUnit,
+        };
+        let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
+        drop(guard);
+        if !bio.accept_partial(length) {
+            return bio.complete(BlkStatus::IOERR);
+        }
+        let redirected = match op {
+            Op::Read => Some(&self.counters.reads_redirected),
+            Op::Write if !entry.held && self.writable => Some(&self.counters.writes_redirected),
+            // If the spare cannot do it, it is given the zeroes, in process context.
+            Op::WriteZeroes if !entry.held && self.writable => {
+                let can = self.store.spare().write_zeroes_sectors() >= length;
+                can.then_some(&self.counters.writes_redirected)
+            }
+            _ => None,
+        };
+        if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
+            counter.add(1);
+            let sector = self.store.sector(sector);
+            return bio.remap_with(self.store.spare(), sector, stamp.aside().cookie(), slot);
+        }
+        match (op, place) {
+            (_, Place::Healthy) => self.map_to_main(bio, is_write, stamp),
+            // A discard is a hint. The slot stays the unit's: nothing may be discarded there.
+            (Op::Discard, _) => bio.complete(BlkStatus::OK),
+            // The slot that had them may answer again.
+            (Op::Read, Place::Lost) if self.asks_again() => self.put_off(bio),
+            // It is known that main cannot.
+            (Op::Read, _) => bio.complete(BlkStatus::MEDIUM),
+            // The block layer only warns of a write to a device that is read-only.
+            (Op::Write | Op::WriteZeroes, _) if !self.writable => bio.complete(BlkStatus::IOERR),
+            // New mask bits, or a unit on the move: in process context.
+            (Op::Write | Op::WriteZeroes, _) => {
+                if !bio.is_nowait() {
+                    self.counters.writes_redirected.add(1);
+                }
+                self.put_off(bio)
+            }
+            (Op::Flush | Op::Other, _) => bio.complete(BlkStatus::NOTSUPP),
+        }
+    }
+
+    /// Sends a bio to main that meets no entry, or main's sectors of one.
+    fn map_to_main<'a>(&self, bio: MapBio<'a>, is_write: bool, stamp: Stamp) -> Mapped<'a> {
+        if is_write && self.vitals.is_watching() {
+            return bio.remap_linear(&self.on_main, stamp.watched().cookie());
+        }
+        bio.remap_linear(&self.on_main, stamp.cookie())
+    }
+
+    /// Has a bio processed, if its submitter can wait.
+    fn put_off<'a>(&self, bio: MapBio<'a>) -> Mapped<'a> {
+        if bio.is_nowait() {
+            return bio.complete(BlkStatus::AGAIN);
+        }
+        bio.defer()
+    }
+
+    /// Sends one of the two copies of a flush on its way: to main, or to the spare if that has something to make durable.
+    fn map_flush<'a>(&self, bio: MapBio<'a>, stamp: Stamp) -> Mapped<'a> {
+        if bio.target_bio_nr() == 0 {
+            return bio.remap_linear(&self.on_main, stamp.cookie());
+        }
+        match self.cache.begin() {
+            None => bio.complete(BlkStatus::OK),
+            Some(Flush(failures)) => {
+                let cookie = Stamp::marked(failures).watched().cookie();
+                bio.remap_with(self.store.spare(), self.store.start(), cookie, Slot(0))
+            }
+        }
+    }
+
+    /// One of the two copies of a flush is back.
+    fn flush_ended<'a>(&self, bio: EndBio<'a>) -> Ended<'a> {
+        if bio.target_bio_nr() != 0 {
+            let flush = Flush(Stamp::from_cookie(bio.cookie()).count() as u32);
+            self.cache.ended(flush, bio.status().is_ok());
+            // Before anyone hears of it.
+            self.be_careful();
+        }
+        bio.pass_on()
+    }
+
+    /// Flushes the spare. May sleep. `false`: it did not answer.
+    pub(super) fn flush_spare(&self) -> bool {
+        let Some(flush) = self.cache.begin() else {
+            return true;
+        };
+        let done = self.store.spare().flush().is_ok();
+        self.cache.ended(flush, done);
+        self.be_careful();
+        done
+    }
+
+    /// Has `map` look at each bio closely as long as there is a reason, and no longer. Any context.
+    pub(super) fn be_careful(&self) {
+        loop {
+            let is_careful = || self.cache.has_failed() || self.vitals.is_watching();
+            let careful = is_careful();
+            self.plain_writes
+                .store(u64::from(self.writable && !careful), Release);
+            // Fully ordered.
+            self.entries.hide(careful);
+            // Who changes the reason meanwhile may have been overtaken here.
+            if careful == is_careful() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the sectors of a write that succeeded are still where it went.
+    fn stands(&self, bio: &EndBio<'_>, slot: Option<Slot>) -> bool {
+        let stamp = Stamp::from_cookie(bio.cookie()).plain();
+        if stamp == self.entries.version.read() {
+            return true;
+        }
+        match slot {
+            Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
+            None => {
+                let asks = self.asks_again();
+                self.entries
+                    .is_on_main(stamp, bio.sector(), bio.sectors(), asks)
+            }
+        }
+    }
+
+    /// A bio that was sent down is back, and is not settled. Any context.
+    #[inline]
+    pub(super) fn bio_ended<'a>(&self, bio: EndBio<'a>) -> Ended<'a> {
+        let stamp = Stamp::from_cookie(bio.cookie());
+        if bio.status().is_ok() {
+            if stamp.is_aside() && bio.op_is_write() {
+                self.cache.landed();
+            }
+            if !stamp.is_watched() && self.entries.version.read() == stamp.plain() {
+                return bio.pass_on();
+            }
+        }
+        self.bio_unsettled(bio, stamp)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn bio_unsettled<'a>(&self, bio: EndBio<'a>, stamp: Stamp) -> Ended<'a> {
+        if bio.sectors() == 0 {
+            return self.flush_ended(bio);
+        }
+        let slot = bio.private().filter(|_| stamp.is_aside());
+        let op = bio.op();
+        let is_write = matches!(op, Op::Write | Op::WriteZeroes);
+        let repeat = if bio.status().is_ok() {
+            if is_write && slot.is_none() && self.vitals.is_watching() {
+                self.vitals.took_write();
+                self.be_careful();
+            }
+            is_write && !self.stands(&bio, slot)
+        } else {
+            let is_bad = self.is_bad(bio.status()) && (slot.is_some() || !self.is_tripped());
+            if op == Op::Discard && is_bad {
+                // A hint that was not taken.
+                return bio.complete(BlkStatus::OK);
+            }
+            // Nobody waits for a readahead; the read that follows is worth the time.
+            let is_read = op == Op::Read && !bio.is_readahead();
+            (is_read || is_write && self.writable) && is_bad
+        };
+        if repeat {
+            bio.defer()
+        } else {
+            bio.pass_on()
+        }
+    }
+}
