@@ -16,6 +16,8 @@ indented by four spaces, and of those only the innermost results count. What is 
 status, no results, fewer or more than the plan says) counts as one failed test more. tests/vm/lib.sh is /host/lib.sh there,
 and the Python files beside it are in /host, too.
 
+`compile-fail` is no scenario: programs that must not compile (tests/compile-fail).
+
 A scenario of tests/distro, `distro-NAME`, is a program that imports scripts/distro.py: see there.
 
 Logs: build/test/. The last line is `N passed, N failed`.
@@ -172,7 +174,7 @@ def vm_runs(names):
                 runs.append((script, kernel))
     distro = [f"distro-{script.stem}" for script in distro_runs(names)]
     for name in names:
-        if name not in distro and not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
+        if name not in (*distro, "compile-fail") and not any(name in (script.stem, f"{script.stem}-{kernel}") for script, kernel in runs):
             sys.exit(f"no such scenario: {name}")
     return sorted(runs, key=lambda run: run[1])
 
@@ -185,7 +187,7 @@ def distro_runs(names):
 
 def kernels(names):
     """The kernels that a run of these scenarios needs; object_test needs stock's module."""
-    return sorted({kernel for _, kernel in vm_runs(names)} | ({"stock"} if not names else set()))
+    return sorted({kernel for _, kernel in vm_runs(names)} | ({"stock"} if not names or "compile-fail" in names else set()))
 
 
 def host_tests():
@@ -215,6 +217,18 @@ def object_test():
     run = subprocess.run([sys.executable, ROOT / "tests/hot_path.py"], input=code, stdout=subprocess.PIPE, check=False)
     print(f"{'FAIL' if run.returncode else 'ok':4} hot path: {run.stdout.decode().strip()}", flush=True)
     return int(run.returncode == 0), int(run.returncode != 0)
+
+
+def compile_fail_test():
+    """Programs that would break src/dm if they compiled (tests/compile-fail)."""
+    start = time.monotonic()
+    run = subprocess.run([sys.executable, ROOT / "tests/compile-fail/run.py", ROOT / "build/stock"], stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True, check=False)
+    (LOGS / "compile-fail.log").write_text(run.stdout, encoding="utf-8")
+    passed, failed, skipped = ktap(run.stdout)
+    if run.returncode:
+        failed.append(f"exit status {run.returncode}")
+    return report("compile-fail", passed, failed, skipped, start)
 
 
 def distro_test(script):
@@ -263,6 +277,7 @@ def main():
     jobs, waiting = [host_tests] if what in ("host", "all") else [], []
     if what in ("vm", "all"):
         jobs += [] if names else [object_test, mutations_test]
+        jobs += [compile_fail_test] if not names or "compile-fail" in names else []
         jobs += [lambda script=script: distro_test(script) for script in distro_runs(names)]
         for run in vm_runs(names):
             (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))

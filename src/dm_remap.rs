@@ -13,8 +13,6 @@
     unsafe_op_in_unsafe_fn
 )]
 
-// No target uses all of it.
-#[allow(dead_code)]
 mod dm;
 // Public, and used in full, as a crate on the host.
 #[allow(dead_code, unreachable_pub)]

@@ -343,14 +343,14 @@ impl<T: Target> Callbacks<T> {
             bindings::status_type_t_STATUSTYPE_IMA => {
                 let [major, minor, patch] = T::VERSION;
                 let name = T::NAME.to_str().unwrap_or("?");
-                let _ = core::fmt::write(
-                    &mut out,
-                    format_args!("target_name={name},target_version={major}.{minor}.{patch}"),
+                write!(
+                    out,
+                    "target_name={name},target_version={major}.{minor}.{patch}"
                 );
                 if T::HAS_IMA {
                     T::ima(data, &mut out);
                 }
-                let _ = core::fmt::Write::write_str(&mut out, ";");
+                write!(out, ";");
             }
             _ => (),
         }

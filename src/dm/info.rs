@@ -136,6 +136,11 @@ impl Args {
         self.iter().nth(index)
     }
 
+    /// Word `index` as a decimal number.
+    pub(crate) fn number(&self, index: usize) -> Option<u64> {
+        self.get(index)?.to_str().ok()?.parse().ok()
+    }
+
     /// All words as bytes. May sleep.
     pub(crate) fn words(&self) -> Result<KVec<&[u8]>> {
         let mut words = KVec::new();

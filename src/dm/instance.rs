@@ -265,10 +265,14 @@ impl<'t, T: Target> Setup<'t, T> {
         self.ti().num_flush_bios = count;
     }
 
-    /// Asks for so many duplicates of each discard, whatever the underlying devices can do.
+    /// Asks for so many duplicates of each discard, if the underlying devices know them.
     pub(crate) fn set_num_discard_bios(&mut self, count: u32) {
         self.ti().num_discard_bios = count;
-        self.ti().set_discards_supported(count > 0);
+    }
+
+    /// Discards are known, whatever the underlying devices can do.
+    pub(crate) fn set_discards_supported(&mut self) {
+        self.ti().set_discards_supported(true);
     }
 
     /// Asks for so many duplicates of each write-zeroes, if the underlying devices know them.

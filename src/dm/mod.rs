@@ -40,6 +40,8 @@
 #![cfg_attr(doc, doc = "\n# A whole target\n\n```ignore")]
 #![cfg_attr(doc, doc = include_str!("../../samples/linear/rust_dm_linear.rs"))]
 #![cfg_attr(doc, doc = "```")]
+// No target uses all of it.
+#![allow(dead_code, unused_imports)]
 
 mod bindings;
 mod bio;

@@ -43,6 +43,12 @@ impl<'a> TextWriter<'a> {
         Self { buffer, used: 0 }
     }
 
+    /// Writes text: `write!(out, ...)`.
+    pub(crate) fn write_fmt(&mut self, text: fmt::Arguments<'_>) {
+        // It cannot fail: what does not fit is dropped.
+        let _ = fmt::write(self, text);
+    }
+
     /// Bytes written.
     pub(crate) fn len(&self) -> usize {
         self.used

@@ -60,8 +60,14 @@ impl SpareCache {
     #[inline]
     pub(super) fn landed(&self) {
         if read_relaxed(&self.0) & DIRTY == 0 {
-            self.update(|word| (word & DIRTY == 0).then_some(word | DIRTY));
+            self.set_dirty();
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn set_dirty(&self) {
+        self.update(|word| (word & DIRTY == 0).then_some(word | DIRTY));
     }
 
     /// A flush of the device begins. `None`: the spare has nothing to make durable. Else it must be flushed, and

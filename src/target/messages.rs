@@ -10,7 +10,6 @@ use crate::engine::{
     message::{Message, Range, HELP},
     Unit,
 };
-use core::fmt::Write;
 use kernel::{prelude::*, sync::atomic::Acquire};
 
 impl Remap<'_> {
@@ -38,7 +37,10 @@ impl Remap<'_> {
             return Err(EROFS);
         }
         let done = match message {
-            Message::Help => out.write_str(HELP).map_err(|_| EIO),
+            Message::Help => {
+                write!(out, "{HELP}");
+                Ok(())
+            }
             Message::Query { sector } => {
                 let unit = self.geometry.unit_of(sector);
                 self.print(out, unit, self.entries.get(unit).as_ref());
@@ -95,8 +97,7 @@ impl Remap<'_> {
     /// Prints `<unit_start> <state> <slot or -> <mask or ->`.
     fn print(&self, out: &mut TextWriter<'_>, unit: Unit, entry: Option<&Entry>) {
         let start = self.geometry.unit_start(unit);
-        // The writer drops what does not fit, and does not fail.
-        let _ = match entry {
+        match entry {
             None => write!(out, "{start} healthy - -"),
             Some(Entry { slot, mask, .. }) => {
                 let state = match *mask {
@@ -117,7 +118,7 @@ impl Remap<'_> {
             }
             left -= 1;
             if out.len() > 0 {
-                let _ = out.write_str("\n");
+                write!(out, "\n");
             }
             self.print(out, entry.unit, Some(&entry));
             true
@@ -144,7 +145,7 @@ impl Remap<'_> {
             relocated += 1;
             incomplete += u64::from(mask != self.geometry.unit_mask(unit));
         }
-        let _ = write!(
+        write!(
             out,
             "{relocated} units relocated, {incomplete} of them not readable as a whole"
         );
@@ -211,7 +212,7 @@ impl Remap<'_> {
             }
             from = Unit(to.0 + 1);
         }
-        let _ = write!(out, "{marked} units marked");
+        write!(out, "{marked} units marked");
         Ok(())
     }
 
@@ -246,7 +247,7 @@ impl Remap<'_> {
             }
             next = Unit(unit.0 + 1);
         }
-        let _ = write!(out, "{restored} units restored, {stay} units stay");
+        write!(out, "{restored} units restored, {stay} units stay");
         done
     }
 
@@ -263,7 +264,7 @@ impl Remap<'_> {
             forgotten += self.forget(from, to).ok_or(EIO)?;
             next = self.next_entry(Unit(to.0.saturating_add(1)));
         }
-        let _ = write!(out, "{forgotten} units forgotten");
+        write!(out, "{forgotten} units forgotten");
         Ok(())
     }
 
@@ -282,7 +283,7 @@ impl Remap<'_> {
                 })
             },
         )?;
-        let _ = write!(
+        write!(
             out,
             "{} blocks: {} stale, {} damaged, {} repaired",
             found.blocks, found.stale, found.damaged, found.repaired

@@ -140,6 +140,7 @@ impl<'t> Opened<'t> {
         setup.set_num_flush_bios(2);
         if main.can_discard() {
             setup.set_num_discard_bios(1);
+            setup.set_discards_supported();
         }
         setup.set_num_write_zeroes_bios(1);
         let (ti, works) = (setup.info(), Works::new(setup)?);

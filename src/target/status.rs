@@ -4,7 +4,6 @@
 
 use super::{counter::Counter, Remap};
 use crate::dm::TextWriter;
-use core::fmt::Write;
 use kernel::prelude::*;
 
 /// Bios by what became of them; each counts once.
@@ -96,7 +95,7 @@ impl Remap<'_> {
         let (used, total, bad) = self.store.with_slots(|s| (s.used(), s.usable(), s.bad()));
         let entries = self.entries.counts();
         let c = &self.counters;
-        let _ = write!(
+        write!(
             out,
             "{} {} {}/{} {} {} {} {} {} {} {} {} {} {} {} {} {}",
             self.mode().name(),
@@ -125,7 +124,7 @@ impl Remap<'_> {
 
     /// Prints the words of the table line. May sleep.
     pub(super) fn print_table(&self, out: &mut TextWriter<'_>) {
-        let _ = write!(
+        write!(
             out,
             "{} {} {} {}{}",
             self.main.name(),
@@ -139,7 +138,7 @@ impl Remap<'_> {
     /// Prints what the integrity subsystem measures. May sleep.
     pub(super) fn print_ima(&self, out: &mut TextWriter<'_>) {
         let g = &self.geometry;
-        let _ = write!(
+        write!(
             out,
             ",main_dev={},main_start={},spare_dev={},spare_start={},spare_sectors={},\
              unit_sectors={},metadata_copies={}",

@@ -269,6 +269,8 @@ def main():
     peers.append(device("dm-linear", f"0 {MAIN} linear /dev/main 0"))
     device("spare", f"0 {MOVED * UNIT} linear /dev/peer 0")
     moved = [("dm-linear", "/dev/mapper/spare", 0)]
+    run("modprobe", "rust-dm-linear")
+    peers.append(device("rust-linear", f"0 {MAIN} rust_linear /dev/main 0"))
     if full:
         run("modprobe", "dm-flakey")
         peers.append(device("dm-flakey", f"0 {MAIN} flakey /dev/main 0 3600 0"))

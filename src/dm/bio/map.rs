@@ -162,6 +162,12 @@ impl<'a, T: Target> MapBio<'a, T> {
 
     /// Gives the bio to [`Target::process`], with [`BlkStatus::OK`].
     pub(crate) fn defer(self) -> Mapped<'a> {
+        const {
+            assert!(
+                T::HAS_PROCESS,
+                "a bio is deferred that `Target::process` never gets"
+            )
+        };
         let delta = self.instance.linear_delta();
         self.bio.set_sector(self.bio.sector().wrapping_add(delta));
         self.bio.record();

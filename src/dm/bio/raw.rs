@@ -196,18 +196,15 @@ impl<T: Target> Raw<T> {
     #[inline(always)]
     pub(super) fn record(self) {
         if sees_bios_again::<T>() {
-            let per_bio = self.per_bio();
-            // SAFETY: The clone and its per-bio data are valid by the invariant, and nobody else uses them.
-            // INVARIANT: As the type of the per-bio data wants it. The size is one of whole sectors, so the bit is clear.
-            unsafe { (*per_bio).iter = iter_by_value(&raw const (*self.ptr()).bi_iter) };
+            self.record_iter();
         }
     }
 
     /// As [`Self::record`], of a bio that is at the sector that it came for, with data of the target's.
+    #[inline(always)]
     pub(super) fn record_with(self, delta: u64, private: T::PerBio) {
-        self.record();
         if sees_bios_again::<T>() {
-            let per_bio = self.per_bio();
+            let per_bio = self.record_iter();
             // SAFETY: The per-bio data are valid by the invariant of `self`, and nobody else uses them; the iterator was
             // written just now.
             unsafe {
@@ -218,6 +215,15 @@ impl<T: Target> Raw<T> {
                 (*per_bio).iter.bi_size |= HAS_PRIVATE;
             }
         }
+    }
+
+    #[inline(always)]
+    fn record_iter(self) -> *mut PerBio<T> {
+        let per_bio = self.per_bio();
+        // SAFETY: The clone and its per-bio data are valid by the invariant, and nobody else uses them.
+        // INVARIANT: As the type of the per-bio data wants it. The size is one of whole sectors, so the bit is clear.
+        unsafe { (*per_bio).iter = iter_by_value(&raw const (*self.ptr()).bi_iter) };
+        per_bio
     }
 
     /// What the target sent the bio down with, if it did.
@@ -283,6 +289,8 @@ impl<T: Target> Raw<T> {
     }
 
     /// Gives the bio, which was recorded, to [`super::run`] on the target's queue. From then on it is not the caller's.
+    #[cold]
+    #[inline(never)]
     pub(in super::super) fn enqueue(self, instance: &Instance<T>, status: BlkStatus) {
         let Some(queue) = instance.queue().filter(|_| T::HAS_PROCESS) else {
             // A target that processes bios has a queue, and no other one can defer any: never reached.

@@ -1,0 +1,7 @@
+//! The data are dropped when the target goes away.
+//! error: borrowed data escapes outside of
+
+// map {
+keep(data);
+bio.complete(BlkStatus::OK)
+// }

@@ -1,0 +1,8 @@
+//! A target without `process` must not defer bios.
+//! error: E0080
+
+// process {
+// }
+// map {
+bio.defer()
+// }

@@ -1,0 +1,7 @@
+//! Device-mapper frees the target after its data were dropped.
+//! error: borrowed data escapes outside of
+
+// map {
+keep(data.info);
+bio.complete(BlkStatus::OK)
+// }
