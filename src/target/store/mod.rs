@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The metadata on the spare.
+//!
+//! - [`open`]: what lies there; formatting, and bringing it into force;
+//! - [`load`]: all of the table, by [`window`]s;
+//! - [`commit`]: changes of it;
+//! - [`extend`]: more of it in use;
+//! - [`check`]: whether it is what it should be.
+//!
+//! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
+//! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
+//! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
+//! and no commit waits for queued work, only for a thread that is doing I/O.
+//!
+//! A table block is read back from the spare before it is changed, unless it was the last one
+//! written: memory holds no copy of the table. Its replicas are written one after the other, each
+//! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
+
+mod check;
+mod commit;
+mod extend;
+mod load;
+mod open;
+mod window;
+
+use super::counter::Counter;
+use crate::dm::{Device, IoBuffer, TargetInfo};
+use crate::engine::{
+    format::{Block, Update, Uuid},
+    geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, RECORDS_PER_BLOCK},
+    identity::Identity,
+    image::Finding,
+    slots::SlotMap,
+    Slot,
+};
+use kernel::{
+    new_condvar, new_mutex,
+    prelude::*,
+    sync::{
+        atomic::{Atomic, Relaxed},
+        CondVar, Mutex,
+    },
+};
+
+/// Requests that may wait at a time; more wait until there is room.
+const MAX_REQUESTS: usize = 1024;
+/// Updates that [`Store::commit`] takes at a time.
+pub(super) const MAX_UPDATES: usize = RECORDS_PER_BLOCK as usize;
+/// Updates that may be owed at a time: more than there are works and messages, each of which owes one.
+const MAX_OWED: usize = 2048;
+/// And at least, if there is not more memory to be had in one piece: 64 KiB. As many are written at once.
+const CHUNK: u64 = 16;
+
+const BLOCK: u32 = BLOCK_SECTORS as u32;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Waiting,
+    Writing,
+    Done(bool),
+}
+
+struct Request {
+    ticket: u64,
+    update: Update,
+    progress: Progress,
+}
+
+#[derive(Default)]
+struct Requests {
+    /// Capacity [`MAX_REQUESTS`], never grows.
+    list: KVec<Request>,
+    last_ticket: u64,
+}
+
+struct Disk {
+    uuid: Uuid,
+    /// Copy 0 of the superblock as it should be on the spare.
+    superblock: IoBuffer,
+    /// The table block in `block`, as it is on the spare unless `stuck`.
+    loaded: Option<u64>,
+    /// Of each table block in use, the generation that was read or written last. A replica with a lower
+    /// one missed a write, and must not be taken for the block.
+    generations: KVVec<u64>,
+    /// How many table blocks are in use up to the end of each part.
+    parts: KVVec<u64>,
+    /// A replica could not be read when the entries were loaded, nor written: it may be one
+    /// generation ahead, after a cut. That one is never used again for something else.
+    ahead: bool,
+    /// Updates that must be made before any other is ([`Store::commit_then`]). Capacity [`MAX_OWED`] at least.
+    owed: KVVec<Update>,
+    /// One bit for each replica that could not be written last.
+    failing: u32,
+    /// A table block that no replica could be read or written of. Nothing else may be written before
+    /// this block is, with a higher generation: what could not be written may be there all the same.
+    stuck: Option<u64>,
+    block: IoBuffer,
+    /// Another block's room: a replica to compare, or `block` before a change.
+    other: IoBuffer,
+    /// Room for [`CHUNK`] new blocks.
+    chunk: IoBuffer,
+    /// Capacity [`MAX_REQUESTS`], never grows.
+    batch: KVec<(u64, Update)>,
+}
+
+/// Slots that no entry has, and that must not be given out yet.
+#[derive(Default)]
+struct Waiting {
+    /// A replica may say that a unit has it, until what could not be written is. Capacity [`MAX_REQUESTS`].
+    uncommitted: KVec<Slot>,
+    /// Bios may be on their way to it, until the device is suspended.
+    restored: KVVec<Slot>,
+}
+
+/// The metadata of one target.
+#[pin_data]
+pub(super) struct Store<'t> {
+    ti: &'t TargetInfo,
+    spare: Device<'t>,
+    start: u64,
+    geometry: Geometry,
+    /// The larger logical block of both devices, in sectors.
+    block: u32,
+    /// What is known of main.
+    main: Identity,
+    /// That is to be recorded, whatever the spare says.
+    rebind: bool,
+    /// No more blocks could be taken in use: not tried again before a bio needs one.
+    ended: Atomic<bool>,
+    #[pin]
+    slots: Mutex<SlotMap<KVVec<u64>>>,
+    #[pin]
+    waiting: Mutex<Waiting>,
+    #[pin]
+    requests: Mutex<Requests>,
+    /// A request was taken off the list.
+    #[pin]
+    room: CondVar,
+    /// Held during metadata I/O; nothing that completes that I/O takes it.
+    #[pin]
+    disk: Mutex<Disk>,
+    degraded: Atomic<bool>,
+    /// Table blocks committed.
+    pub(super) commits: Counter,
+    /// Replicas that could not be written or read.
+    pub(super) errors: Counter,
+}
+
+impl kernel::fmt::Display for Identity {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+impl kernel::fmt::Display for Finding {
+    fn fmt(&self, f: &mut kernel::fmt::Formatter<'_>) -> kernel::fmt::Result {
+        core::fmt::Display::fmt(self, f)
+    }
+}
+
+fn as_block(bytes: &[u8], index: u64) -> Option<&Block> {
+    let start = usize::try_from(index).ok()?.checked_mul(BLOCK_SIZE)?;
+    bytes.get(start..)?.first_chunk()
+}
+
+fn as_block_mut(bytes: &mut [u8], index: u64) -> Option<&mut Block> {
+    let start = usize::try_from(index).ok()?.checked_mul(BLOCK_SIZE)?;
+    bytes.get_mut(start..)?.first_chunk_mut()
+}
+
+impl Disk {
+    fn generation(&self, number: u64) -> u64 {
+        self.generations.get(number as usize).copied().unwrap_or(0)
+    }
+
+    fn set_generation(&mut self, number: u64, generation: u64) {
+        if let Some(known) = self.generations.get_mut(number as usize) {
+            *known = generation;
+        }
+    }
+
+    fn block(&mut self) -> Result<&mut Block> {
+        as_block_mut(self.block.bytes_mut(), 0).ok_or(EINVAL)
+    }
+
+    /// Table blocks in use.
+    fn in_use(&self) -> u64 {
+        self.parts.last().copied().unwrap_or(0)
+    }
+
+    /// What table block `number` has to say about the part behind it.
+    fn next_in_use(&self, number: u64) -> u64 {
+        let ends = self.parts.iter().zip(self.parts.iter().skip(1));
+        let mut ends = ends.filter(|(end, _)| **end == number + 1);
+        ends.next().map_or(0, |(_, next)| *next)
+    }
+}
+
+impl<'t> Store<'t> {
+    /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
+    /// writes nothing yet.
+    ///
+    /// `block`: the larger logical block of both devices, in sectors. `main`: what is known of main, to be recorded if the
+    /// spare has nothing, or, with `rebind`, something else.
+    pub(super) fn new(
+        ti: &'t TargetInfo,
+        spare: Device<'t>,
+        start: u64,
+        geometry: Geometry,
+        block: u32,
+        main: Identity,
+        rebind: bool,
+    ) -> impl PinInit<Self, Error> {
+        let slots = Self::slots_of(&geometry, 0);
+        try_pin_init!(Self {
+            ti,
+            spare,
+            start,
+            geometry,
+            block,
+            main,
+            rebind,
+            ended: Atomic::new(false),
+            slots <- new_mutex!(slots?, "dm_remap::slots"),
+            waiting <- new_mutex!(
+                Waiting {
+                    uncommitted: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                    restored: KVVec::new(),
+                },
+                "dm_remap::waiting"
+            ),
+            requests <- new_mutex!(
+                Requests {
+                    list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                    last_ticket: 0,
+                },
+                "dm_remap::requests"
+            ),
+            room <- new_condvar!("dm_remap::room"),
+            disk <- new_mutex!(
+                Disk {
+                    uuid: [0; 16],
+                    superblock: IoBuffer::new(BLOCK_SIZE)?,
+                    loaded: None,
+                    generations: KVVec::new(),
+                    parts: KVVec::new(),
+                    ahead: false,
+                    owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
+                    failing: 0,
+                    stuck: None,
+                    block: IoBuffer::new(BLOCK_SIZE)?,
+                    other: IoBuffer::new(BLOCK_SIZE)?,
+                    chunk: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
+                    batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
+                },
+                "dm_remap::disk"
+            ),
+            degraded: Atomic::new(false),
+            commits: Counter::new(),
+            errors: Counter::new(),
+        })
+    }
+
+    /// Words for the slots of `in_use` table blocks. May sleep.
+    fn words(in_use: u64) -> Result<KVVec<u64>> {
+        let words = SlotMap::<KVVec<u64>>::words_for(in_use);
+        let words = usize::try_from(words).map_err(|_| EFBIG)?;
+        Ok(KVVec::from_elem(0, words, GFP_KERNEL)?)
+    }
+
+    /// The slots of `in_use` table blocks, all free. May sleep.
+    fn slots_of(geometry: &Geometry, in_use: u64) -> Result<SlotMap<KVVec<u64>>> {
+        Ok(SlotMap::new(Self::words(in_use)?, geometry))
+    }
+    /// The spare.
+    pub(super) fn spare(&self) -> Device<'t> {
+        self.spare
+    }
+
+    /// Where sector `sector` of the region is on the spare.
+    #[inline(always)]
+    pub(super) fn sector(&self, sector: u64) -> u64 {
+        self.start.wrapping_add(sector)
+    }
+
+    /// First sector of the region on the spare.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Whether the last commit could not be made.
+    pub(super) fn is_degraded(&self) -> bool {
+        self.degraded.load(Relaxed)
+    }
+
+    /// Calls `f` with the map of slots. It must not sleep for long.
+    pub(super) fn with_slots<R>(&self, f: impl FnOnce(&mut SlotMap<KVVec<u64>>) -> R) -> R {
+        f(&mut self.slots.lock())
+    }
+
+    fn name(&self) -> &str {
+        self.ti.name().to_str().unwrap_or("?")
+    }
+}
