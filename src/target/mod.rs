@@ -8,7 +8,8 @@
 //! - [`store`]: the metadata on the spare;
 //! - [`cache`]: whether a flush needs the spare;
 //! - [`recover`]: failed bios and writes that need new mask bits, in process context; [`read`] and [`write`];
-//! - [`relocate`]: whole units on the move;
+//! - [`slots`]: slots for units, and the records that say so;
+//! - [`relocate`]: whole units on the move to slots and back, and [`replace`]: from one slot to another;
 //! - [`pending`]: entries that nobody waits for: committed later, or dropped;
 //! - [`vitals`]: whether main answers at all, and takes writes;
 //! - [`works`]: what goes on beside bios;
@@ -32,9 +33,12 @@ mod map;
 mod messages;
 mod open;
 mod pending;
+mod read;
 mod recover;
 mod relocate;
+mod replace;
 mod settings;
+mod slots;
 mod status;
 mod store;
 #[cfg(CONFIG_KUNIT)]
@@ -43,6 +47,7 @@ mod units;
 mod version;
 mod vitals;
 mod works;
+mod write;
 
 pub(crate) use claim::Claims;
 

@@ -35,12 +35,12 @@ returned() {
 took() { echo "# presuspend took $(presuspend || echo more than ?) µs"; }
 # works_are "QUEUED BEGUN ENDED": so often this happened to the work of the lazy sync.
 works_are() {
-	expect "$1" awk '!/dm_remap.*WorkItemPointerKy0_/ { next }
+	expect "$1" awk '!/dm_remap.*8LazySync/ { next }
 		/: workqueue_queue_work:/ { queued++ } /: workqueue_execute_start:/ { begun++ } /: workqueue_execute_end:/ { ended++ }
 		END { print queued + 0, begun + 0, ended + 0 }' $trace/trace
 }
 # recovering: a failed request is being recovered.
-recovering() { grep -q 'workqueue_execute_start:.*dm_remap2dm3bio3run' $trace/trace; }
+recovering() { grep -q 'workqueue_execute_start:.*dm_remap2dm3bio8deferred3run' $trace/trace; }
 
 # --- Devices; answers of the metadata, all that is before the slots on the spare, can be held back
 
