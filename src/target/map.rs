@@ -45,8 +45,7 @@ impl Remap<'_> {
             Look::InSlot(slot, sector) => {
                 drop(guard);
                 counter.add(1);
-                let sector = this.store.sector(sector);
-                bio.remap_with(this.store.spare(), sector, stamp.aside().cookie(), slot)
+                this.map_to_slot(bio, slot, sector, stamp)
             }
             Look::Intricate => {
                 drop(guard);
@@ -104,15 +103,14 @@ impl Remap<'_> {
             Op::Write if !entry.held && self.writable => Some(&self.counters.writes_redirected),
             // If the spare cannot do it, it is given the zeroes, in process context.
             Op::WriteZeroes if !entry.held && self.writable => {
-                let can = self.store.spare().write_zeroes_sectors() >= length;
+                let can = self.spare().device().write_zeroes_sectors() >= length;
                 can.then_some(&self.counters.writes_redirected)
             }
             _ => None,
         };
         if let (Some(counter), Place::Relocated { slot, sector }) = (redirected, place) {
             counter.add(1);
-            let sector = self.store.sector(sector);
-            return bio.remap_with(self.store.spare(), sector, stamp.aside().cookie(), slot);
+            return self.map_to_slot(bio, slot, sector, stamp);
         }
         match (op, place) {
             (_, Place::Healthy) => self.map_to_main(bio, is_write, stamp),
@@ -133,6 +131,19 @@ impl Remap<'_> {
             }
             (Op::Flush | Op::Other, _) => bio.complete(BlkStatus::NOTSUPP),
         }
+    }
+
+    /// Sends a bio to sector `sector` of the region, which is `slot`'s.
+    #[inline(always)]
+    fn map_to_slot<'a>(
+        &self,
+        bio: MapBio<'a>,
+        slot: Slot,
+        sector: u64,
+        stamp: Stamp,
+    ) -> Mapped<'a> {
+        let to = self.spare().sector(sector).number();
+        bio.remap_with(self.spare().device(), to, stamp.aside().cookie(), slot)
     }
 
     /// Sends a bio to main that meets no entry, or main's sectors of one.
@@ -160,7 +171,7 @@ impl Remap<'_> {
             None => bio.complete(BlkStatus::OK),
             Some(Flush(failures)) => {
                 let cookie = Stamp::marked(failures).watched().cookie();
-                bio.remap_with(self.store.spare(), self.store.start(), cookie, Slot(0))
+                bio.remap_with(self.spare().device(), self.spare().start(), cookie, Slot(0))
             }
         }
     }
@@ -181,7 +192,7 @@ impl Remap<'_> {
         let Some(flush) = self.cache.begin() else {
             return true;
         };
-        let done = self.store.spare().flush().is_ok();
+        let done = self.spare().device().flush().is_ok();
         self.cache.ended(flush, done);
         self.be_careful();
         done

@@ -6,6 +6,7 @@
 //! - [`map`]: where bios go, and what becomes of them when they are back;
 //! - [`entries`]: the table in memory, read by `map` under RCU, and [`version`], the count of its changes;
 //! - [`store`]: the metadata on the spare;
+//! - [`area`]: which sectors are where;
 //! - [`cache`]: whether a flush needs the spare;
 //! - [`recover`]: failed bios and writes that need new mask bits, in process context; [`read`] and [`write`];
 //! - [`slots`]: slots for units, and the records that say so;
@@ -25,6 +26,7 @@
 
 #![deny(unsafe_code)]
 
+mod area;
 mod cache;
 mod claim;
 mod counter;
@@ -52,10 +54,11 @@ mod write;
 pub(crate) use claim::Claims;
 
 use crate::dm::{
-    self, Args, Cookie, Device, DeviceVisitor, IoBuffer, Limits, Linear, Refused, Setup, Stop,
-    Target, TargetInfo, TextWriter,
+    self, Args, Cookie, DeviceVisitor, IoBuffer, Limits, Linear, Refused, Setup, Stop, Target,
+    TargetInfo, TextWriter,
 };
 use crate::engine::{geometry::Geometry, Slot, Unit};
+use area::Main;
 use cache::SpareCache;
 use claim::Claim;
 use entries::Entries;
@@ -124,10 +127,9 @@ pub(crate) struct Remap<'t> {
     /// The mode that was reported last.
     #[pin]
     reported: Mutex<Mode>,
-    main: Device<'t>,
+    main: Main<'t>,
     /// Where healthy sectors are.
     on_main: Linear<'t>,
-    main_start: u64,
     geometry: Geometry,
     /// The larger logical block of both devices, in sectors.
     block: u32,
@@ -272,16 +274,16 @@ impl Target for RemapTarget {
         // Device-mapper asks when this table is about to take another one's place (`dm_swap_table`).
         remap.claim.supersede();
         // Slots are given their zeroes by ourselves if the spare can do no better.
-        limits.set_max_write_zeroes_sectors(remap.main.write_zeroes_sectors());
+        limits.set_max_write_zeroes_sectors(remap.main.device().write_zeroes_sectors());
     }
 
     fn iterate_devices(remap: &Remap<'_>, visitor: DeviceVisitor<'_>) -> Result<(), Stop> {
-        visitor.visit(remap.main, remap.main_start, remap.ti.len())?;
+        visitor.visit(remap.main.device(), remap.main.start(), remap.ti.len())?;
         if visitor.is_question() {
             // Whatever main can do, the mapped device can.
             return Ok(());
         }
-        let start = remap.store.start();
-        visitor.visit(remap.store.spare(), start, remap.geometry.spare_sectors)
+        let (spare, sectors) = (remap.spare(), remap.geometry.spare_sectors);
+        visitor.visit(spare.device(), spare.start(), sectors)
     }
 }

@@ -3,8 +3,12 @@
 //! A table line becomes a target: what it names is opened, looked at, and claimed. Nothing is written.
 
 use super::{
-    claim::Claim, status::Counters, store::Store, Batch, Entries, Listed, Mode, Mover, Remap,
-    RemapTarget, Settings, SpareCache, UnitLocks, Vitals, Works, MAX_LISTED,
+    area::{Main, Spare},
+    claim::Claim,
+    status::Counters,
+    store::Store,
+    Batch, Entries, Listed, Mode, Mover, Remap, RemapTarget, Settings, SpareCache, UnitLocks,
+    Vitals, Works, MAX_LISTED,
 };
 use crate::dm::{Args, Device, IoBuffer, Refused, Setup};
 use crate::engine::{
@@ -154,8 +158,7 @@ impl<'t> Opened<'t> {
             cache: SpareCache::new(),
             store <- Store::new(
                 ti,
-                spare,
-                line.spare_start,
+                Spare::new(spare, line.spare_start),
                 geometry,
                 block,
                 identity,
@@ -183,9 +186,8 @@ impl<'t> Opened<'t> {
                 if writable { Mode::Active } else { Mode::Readonly },
                 "dm_remap::reported"
             ),
-            main,
+            main: Main::new(main, line.main_start),
             on_main,
-            main_start: line.main_start,
             geometry,
             block,
             writable,

@@ -36,9 +36,13 @@ impl Remap<'_> {
             |sector: u64| !in_slot && self.is_main_unit(sector) && self.vitals.is_certain(sector);
         let blocks = match entry {
             Some(entry) if in_slot => {
-                self.blocks_of_spare(self.slot_sector(entry.slot, first.offset()))
+                let at = self.slot_sector(entry.slot, first.offset());
+                self.spare().blocks(at, self.block)
             }
-            _ => self.blocks_of_main(self.main_sector(first.unit, first.offset())),
+            _ => {
+                let at = self.main_sector(first.unit, first.offset());
+                self.main.blocks(at, self.block)
+            }
         };
         // With one unit there is no doubt which one made the bio fail.
         let is_one = first.count == bio.sectors();
@@ -139,14 +143,14 @@ impl Remap<'_> {
                 Some(e) if run(mask) > 0 => {
                     let sector = self.slot_sector(e.slot, offset);
                     let count = run(mask);
-                    let status = bio.transfer(self.store.spare(), sector, at, count, Fua::AsAsked);
+                    let status = self.spare().transfer(bio, sector, at, count, Fua::AsAsked);
                     (status, count, Some(e.slot))
                 }
                 Some(_) if run(lost) > 0 => (BlkStatus::MEDIUM, left, None),
                 _ => {
                     let sector = self.main_sector(part.unit, offset);
                     let count = run(!(mask | lost));
-                    let status = bio.transfer(self.main, sector, at, count, Fua::AsAsked);
+                    let status = self.main.transfer(bio, sector, at, count, Fua::AsAsked);
                     if status.is_ok() {
                         self.vitals.worked(bio.sector() + u64::from(at));
                     }

@@ -3,14 +3,13 @@
 //! Bios in process context: those that failed, writes that need new mask bits, and writes whose
 //! sectors moved while they were on their way.
 
-use super::{DeferredBio, Remap};
+use super::{
+    area::{OnMain, OnSpare, Sector, Spare},
+    DeferredBio, Remap,
+};
 use crate::dm::{BlkStatus, Fua, Op};
 use crate::engine::{
-    args::PendingReads,
-    geometry::mask_of,
-    recovery::{Grid, Piece},
-    route::within_unit,
-    Slot, Unit,
+    args::PendingReads, geometry::mask_of, recovery::Piece, route::within_unit, Slot, Unit,
 };
 
 /// Sectors of a bio within one unit.
@@ -78,35 +77,27 @@ impl Remap<'_> {
     }
 
     /// Where sector `offset` of `unit` is on main.
-    pub(super) fn main_sector(&self, unit: Unit, offset: u32) -> u64 {
-        self.main_start + self.geometry.unit_start(unit) + u64::from(offset)
+    pub(super) fn main_sector(&self, unit: Unit, offset: u32) -> Sector<OnMain> {
+        let start = self.main.sector(self.geometry.unit_start(unit));
+        start.plus(offset)
     }
 
     /// Where sector `offset` of `slot` is on the spare.
-    pub(super) fn slot_sector(&self, slot: Slot, offset: u32) -> u64 {
-        self.store
-            .sector(self.geometry.slot_sector(slot) + u64::from(offset))
+    pub(super) fn slot_sector(&self, slot: Slot, offset: u32) -> Sector<OnSpare> {
+        let start = self.spare().sector(self.geometry.slot_sector(slot));
+        start.plus(offset)
     }
 
-    /// What main's physical blocks are for a request at `sector` of it.
-    pub(super) fn blocks_of_main(&self, sector: u64) -> Grid {
-        // So far before the end of a block that it begins so far behind the start of another one.
-        let size = self.main.physical_block().max(self.block);
-        let left = self.main.physical_left(sector);
-        Grid::new(size, u64::from(size.wrapping_sub(left)))
-    }
-
-    /// What the spare's physical blocks are for a request at `sector` of it.
-    pub(super) fn blocks_of_spare(&self, sector: u64) -> Grid {
-        let spare = self.store.spare();
-        let size = spare.physical_block().max(self.block);
-        let left = spare.physical_left(sector);
-        Grid::new(size, u64::from(size.wrapping_sub(left)))
+    /// The spare's region.
+    #[inline(always)]
+    pub(super) fn spare(&self) -> &Spare<'_> {
+        self.store.spare()
     }
 
     /// How writes are repeated: one may have lost its FUA on the way to one device that the other one needs. May change.
     pub(super) fn fua(&self) -> Fua {
-        match self.main.has_write_cache() == self.store.spare().has_write_cache() {
+        let (main, spare) = (self.main.device(), self.spare().device());
+        match main.has_write_cache() == spare.has_write_cache() {
             true => Fua::AsAsked,
             false => Fua::Always,
         }

@@ -7,13 +7,16 @@
 //!
 //! [`Entries::hold`]: super::entries::Entries::hold
 
-use super::Remap;
-use crate::dm::{Device, Durability, IoBuffer};
+use super::{
+    area::{Area, Sector},
+    Remap,
+};
+use crate::dm::{Durability, IoBuffer};
 use crate::engine::{
     entries::Entry,
     format::{Cause, State, Update},
     geometry::mask_of,
-    recovery::{Failed, Grid, Reading},
+    recovery::{Failed, Reading},
     Slot, Unit,
 };
 use kernel::{prelude::*, sync::atomic::Acquire};
@@ -55,11 +58,10 @@ pub(super) enum NotCopied {
 }
 
 /// What is copied: sectors of a unit, from where.
-pub(super) struct Source<'a> {
-    pub(super) device: Device<'a>,
+pub(super) struct Source<'a, K> {
+    pub(super) area: &'a Area<'a, K>,
     /// The first sector of the unit there.
-    pub(super) start: u64,
-    pub(super) blocks: &'a dyn Fn(u64) -> Grid,
+    pub(super) start: Sector<K>,
     /// The sectors of the unit.
     pub(super) wanted: u64,
     /// The second failure is to be the last: some of it is known to be bad, and has cost failures enough.
@@ -69,9 +71,9 @@ pub(super) struct Source<'a> {
 impl Remap<'_> {
     /// Reads what can be read of a unit, with few failures ([`Reading::of_copy`]), and hands it to `put`, run by run: first
     /// sector in the unit, number of sectors. Returns the sectors that were read and put.
-    pub(super) fn copy(
+    pub(super) fn copy<K>(
         &self,
-        source: &Source<'_>,
+        source: &Source<'_, K>,
         buffer: &mut IoBuffer,
         mut put: impl FnMut(u32, u32, &mut IoBuffer) -> Result<(), NotCopied>,
     ) -> Result<u64, NotCopied> {
@@ -93,13 +95,13 @@ impl Remap<'_> {
             let first = left.trailing_zeros();
             let count = (left >> first).trailing_ones();
             left &= !mask_of(first, count);
-            let blocks = (source.blocks)(source.start + u64::from(first));
+            let blocks = source.area.blocks(source.start.plus(first), self.block);
             let blockwise = source.cautious || pass > 0;
             let mut reading = Reading::of_copy(count, blocks, budget, blockwise);
             while let Some(piece) = reading.next() {
                 let offset = first + piece.skip;
-                let from = source.start + u64::from(offset);
-                match source.device.read(from, piece.count, buffer) {
+                let from = source.start.plus(offset);
+                match source.area.read(from, piece.count, buffer) {
                     Ok(()) => {
                         put(offset, piece.count, buffer)?;
                         done |= mask_of(offset, piece.count);
@@ -127,10 +129,7 @@ impl Remap<'_> {
         buffer: &mut IoBuffer,
     ) -> Result<(), NotCopied> {
         let to = self.slot_sector(slot, offset);
-        let written = self
-            .store
-            .spare()
-            .write(to, count, buffer, Durability::Cached);
+        let written = self.spare().write(to, count, buffer, Durability::Cached);
         written.map_err(|status| match self.is_bad(status) {
             true => NotCopied::Unwritable,
             false => NotCopied::Failed,
@@ -190,9 +189,8 @@ impl Remap<'_> {
             };
             self.entries.hold(&old);
             let source = Source {
-                device: self.main,
+                area: &self.main,
                 start: self.main_sector(unit, 0),
-                blocks: &|sector| self.blocks_of_main(sector),
                 wanted,
                 cautious: false,
             };
@@ -286,7 +284,7 @@ impl Remap<'_> {
         let main = |offset| self.main_sector(old.unit, offset);
         for (first, count) in runs(old.mask) {
             let from = self.slot_sector(old.slot, first);
-            let read = self.store.spare().read(from, count, &mut mover.unit);
+            let read = self.spare().read(from, count, &mut mover.unit);
             if read.is_err()
                 || !self.is_whole(old.unit, first, count)
                 || self
@@ -297,7 +295,7 @@ impl Remap<'_> {
                 return false;
             }
         }
-        if self.main.flush().is_err() {
+        if self.main.device().flush().is_err() {
             return false;
         }
         for (first, count) in runs(self.geometry.unit_mask(old.unit)) {
@@ -307,7 +305,7 @@ impl Remap<'_> {
         }
         runs(old.mask).all(|(first, count)| {
             let from = self.slot_sector(old.slot, first);
-            let read = self.store.spare().read(from, count, &mut mover.other);
+            let read = self.spare().read(from, count, &mut mover.other);
             let bytes = |sectors: u32| (sectors as usize) << 9;
             let there = mover.unit.bytes().get(bytes(first)..bytes(first + count));
             read.is_ok() && there == mover.other.bytes().get(..bytes(count))
@@ -319,8 +317,8 @@ impl Remap<'_> {
     fn is_whole(&self, unit: Unit, first: u32, count: u32) -> bool {
         let start = self.geometry.unit_start(unit) + u64::from(first);
         let end = start + u64::from(count);
-        let size = self.main.physical_block();
-        let begins = |sector: u64| self.main.physical_left(self.main_start + sector) == size;
+        let size = self.main.device().physical_block();
+        let begins = |sector: u64| self.main.physical_left(self.main.sector(sector)) == size;
         (begins(start) || self.can_read_block(start).is_ok())
             && (begins(end) || self.can_read_block(end - 1).is_ok())
     }

@@ -157,9 +157,8 @@ impl Remap<'_> {
         let mut buffer = self.slot_mover.lock();
         let has = old.mask & !bits;
         let source = Source {
-            device: self.store.spare(),
+            area: self.spare(),
             start: self.slot_sector(old.slot, 0),
-            blocks: &|sector| self.blocks_of_spare(sector),
             wanted: has & !unreadable,
             // What is not tried now is asked for when it is read, if that is how it shall be.
             cautious: unreadable != 0 && self.asks_again(),
@@ -204,30 +203,36 @@ impl Remap<'_> {
             let offset = left.trailing_zeros();
             let entry = self.entries.get(unit);
             let lost = entry.map_or(0, |e| e.lost);
-            let (device, sector, count) = match entry {
+            let (status, count) = match entry {
                 Some(e) if e.lost >> offset & 1 != 0 => {
                     let loss = self.loss_of(unit, offset).ok_or(BlkStatus::MEDIUM)?;
                     let run = loss.mask & lost & left;
                     let count = (run >> offset).trailing_ones();
-                    let sector = self.slot_sector(loss.slot, offset);
+                    let at = self.slot_sector(loss.slot, offset);
                     if self.writable && self.find_again(&e, &loss, mask_of(offset, count))? {
                         continue;
                     }
-                    (self.store.spare(), sector, count)
+                    let spare = self.spare();
+                    (spare.transfer(bio, at, skip, count, Fua::AsAsked), count)
                 }
                 Some(e) if e.mask >> offset & 1 != 0 => {
-                    let count = (e.mask & left) >> offset;
-                    let sector = self.slot_sector(e.slot, offset);
-                    (self.store.spare(), sector, count.trailing_ones())
+                    let count = ((e.mask & left) >> offset).trailing_ones();
+                    let at = self.slot_sector(e.slot, offset);
+                    let spare = self.spare();
+                    (spare.transfer(bio, at, skip, count, Fua::AsAsked), count)
                 }
                 // On main, as it was never lost, or was restored.
                 _ => {
                     let clear = left & !(lost | entry.map_or(0, |e| e.mask));
                     let count = (clear >> offset).trailing_ones();
-                    (self.main, self.main_sector(unit, offset), count)
+                    let at = self.main_sector(unit, offset);
+                    (
+                        self.main.transfer(bio, at, skip, count, Fua::AsAsked),
+                        count,
+                    )
                 }
             };
-            match bio.transfer(device, sector, skip, count, Fua::AsAsked) {
+            match status {
                 status if status.is_ok() => (),
                 status if self.is_bad(status) => return Err(BlkStatus::MEDIUM),
                 status => return Err(status),
@@ -251,7 +256,7 @@ impl Remap<'_> {
         let mut buffer = self.slot_mover.lock();
         let (offset, count) = (bits.trailing_zeros(), bits.count_ones());
         let from = self.slot_sector(loss.slot, offset);
-        match self.store.spare().read(from, count, &mut buffer) {
+        match self.spare().read(from, count, &mut buffer) {
             Ok(()) => (),
             Err(status) if self.is_bad(status) => return Err(BlkStatus::MEDIUM),
             Err(status) => return Err(status),

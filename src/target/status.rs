@@ -127,10 +127,10 @@ impl Remap<'_> {
         write!(
             out,
             "{} {} {} {}{}",
-            self.main.name(),
-            self.main_start,
-            self.store.spare().name(),
-            self.store.start(),
+            self.main.device().name(),
+            self.main.start(),
+            self.spare().device().name(),
+            self.spare().start(),
             self.settings.features(),
         );
     }
@@ -142,10 +142,10 @@ impl Remap<'_> {
             out,
             ",main_dev={},main_start={},spare_dev={},spare_start={},spare_sectors={},\
              unit_sectors={},metadata_copies={}",
-            self.main.name(),
-            self.main_start,
-            self.store.spare().name(),
-            self.store.start(),
+            self.main.device().name(),
+            self.main.start(),
+            self.spare().device().name(),
+            self.spare().start(),
             g.spare_sectors,
             g.unit_sectors,
             g.copies,

@@ -225,8 +225,8 @@ impl Remap<'_> {
     fn probe_main(&self, probe: &mut Probe) -> bool {
         let good = self.vitals.good.load(Relaxed);
         let sector = good & !(u64::from(self.block) - 1);
-        let main = self.main_start + sector;
-        match self.main.read(main, self.block, &mut probe.buffer) {
+        let at = self.main.sector(sector);
+        match self.main.read(at, self.block, &mut probe.buffer) {
             Ok(()) => true,
             Err(status) if self.is_bad(status) => {
                 probe.place = (probe.place + STRIDE) % PLACES;
@@ -241,14 +241,14 @@ impl Remap<'_> {
 
     /// Whether main can read the physical block in which sector `sector` of the target lies. One command. May sleep.
     pub(super) fn can_read_block(&self, sector: u64) -> Result<(), BlkStatus> {
-        let main = self.main_start + sector;
-        let size = u64::from(self.main.physical_block().max(1));
-        let end = main + u64::from(self.main.physical_left(main));
+        let size = u64::from(self.main.device().physical_block().max(1));
+        let end = sector + u64::from(self.main.physical_left(self.main.sector(sector)));
         // All of it, but nothing that is not main's.
-        let first = end.saturating_sub(size).max(self.main_start);
-        let end = end.min(self.main_start + self.geometry.main_sectors);
+        let first = end.saturating_sub(size);
+        let end = end.min(self.geometry.main_sectors);
         let mut probe = self.vitals.probe.lock();
         let count = (end - first) as u32;
-        self.main.read(first, count, &mut probe.buffer)
+        self.main
+            .read(self.main.sector(first), count, &mut probe.buffer)
     }
 }

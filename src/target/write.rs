@@ -42,8 +42,9 @@ impl Remap<'_> {
         if let Some(entry) = self.entries.get(part.unit) {
             return self.write_to_slot(bio, part, entry, error);
         }
-        let sector = self.main_sector(part.unit, part.offset());
-        let blocks = self.blocks_of_main(sector.wrapping_sub(part.skip.into()));
+        // Seen from the bio's start.
+        let start = self.main.sector(bio.sector());
+        let blocks = self.main.blocks(start, self.block);
         let mut steps = writing.unit(part.skip, part.skip + part.count, blocks);
         let mut bits = 0;
         while let Some(step) = steps.next() {
@@ -103,9 +104,9 @@ impl Remap<'_> {
 
     /// Writes a piece of `bio`, which lies in one unit without an entry, to main.
     fn write_main(&self, bio: &DeferredBio<'_>, piece: Piece) -> BlkStatus {
-        let sector = self.main_start + bio.sector() + u64::from(piece.skip);
-        let fua = self.fua();
-        let status = bio.transfer(self.main, sector, piece.skip, piece.count, fua);
+        let at = self.main.sector(bio.sector()).plus(piece.skip);
+        let main = &self.main;
+        let status = main.transfer(bio, at, piece.skip, piece.count, self.fua());
         if status.is_ok() {
             self.vitals.worked(bio.sector() + u64::from(piece.skip));
             self.vitals.took_write();
@@ -201,9 +202,9 @@ impl Remap<'_> {
             let offset = left.trailing_zeros();
             let count = (left >> offset).trailing_ones();
             let skip = part.skip + (offset - part.offset());
-            let sector = self.slot_sector(slot, offset);
-            bio.transfer(self.store.spare(), sector, skip, count, self.fua())
-                .check()?;
+            let at = self.slot_sector(slot, offset);
+            let status = self.spare().transfer(bio, at, skip, count, self.fua());
+            status.check()?;
             left &= !mask_of(offset, count);
         }
         Ok(())

@@ -10,7 +10,10 @@ use crate::engine::{
     geometry::RECORDS_PER_BLOCK,
     Slot, Unit,
 };
-use crate::target::entries::Entries;
+use crate::target::{
+    area::{OnSpare, Sector},
+    entries::Entries,
+};
 use kernel::prelude::*;
 
 impl Store<'_> {
@@ -97,7 +100,7 @@ impl Store<'_> {
         }
     }
 
-    fn rewrite(&self, sector: u64, block: &mut IoBuffer, found: &mut Checked) {
+    fn rewrite(&self, sector: Sector<OnSpare>, block: &mut IoBuffer, found: &mut Checked) {
         match self.spare.write(sector, BLOCK, block, Durability::Durable) {
             Ok(()) => found.repaired += 1,
             Err(_) => self.errors.add(1),

@@ -59,7 +59,7 @@ impl Store<'_> {
         // Nothing leads to the new blocks before they are durable. (Of a flush that comes with a write, a mapped device would
         // not say that it failed.)
         let last = from.saturating_sub(1);
-        if self.spare.flush().is_err()
+        if self.spare.device().flush().is_err()
             || !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end))
         {
             disk.generations.truncate(from as usize);

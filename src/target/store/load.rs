@@ -210,8 +210,8 @@ impl<'a> Reader<'a> {
             if self.killed.get() {
                 return false;
             }
-            let sector = |number: u64| store.sector(number * BLOCK_SECTORS);
-            let block = window.block(numbers, store.spare, &sector, &mut self.one);
+            let sector = |number: u64| store.sector(number * BLOCK_SECTORS).number();
+            let block = window.block(numbers, store.spare.device(), &sector, &mut self.one);
             store.errors.add(u64::from(block.is_none()));
             return block.map(|block| *to = *block).is_some();
         }

@@ -24,8 +24,11 @@ mod load;
 mod open;
 mod window;
 
-use super::counter::Counter;
-use crate::dm::{Device, IoBuffer, TargetInfo};
+use super::{
+    area::{OnSpare, Sector, Spare},
+    counter::Counter,
+};
+use crate::dm::{IoBuffer, TargetInfo};
 use crate::engine::{
     format::{Block, Update, Uuid},
     geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, RECORDS_PER_BLOCK},
@@ -117,8 +120,7 @@ struct Waiting {
 #[pin_data]
 pub(super) struct Store<'t> {
     ti: &'t TargetInfo,
-    spare: Device<'t>,
-    start: u64,
+    spare: Spare<'t>,
     geometry: Geometry,
     /// The larger logical block of both devices, in sectors.
     block: u32,
@@ -198,15 +200,14 @@ impl Disk {
 }
 
 impl<'t> Store<'t> {
-    /// Metadata of the layout `geometry` in the region of `spare` from sector `start`. Reads and
+    /// Metadata of the layout `geometry` in the region `spare`. Reads and
     /// writes nothing yet.
     ///
     /// `block`: the larger logical block of both devices, in sectors. `main`: what is known of main, to be recorded if the
     /// spare has nothing, or, with `rebind`, something else.
     pub(super) fn new(
         ti: &'t TargetInfo,
-        spare: Device<'t>,
-        start: u64,
+        spare: Spare<'t>,
         geometry: Geometry,
         block: u32,
         main: Identity,
@@ -216,7 +217,6 @@ impl<'t> Store<'t> {
         try_pin_init!(Self {
             ti,
             spare,
-            start,
             geometry,
             block,
             main,
@@ -273,20 +273,15 @@ impl<'t> Store<'t> {
     fn slots_of(geometry: &Geometry, in_use: u64) -> Result<SlotMap<KVVec<u64>>> {
         Ok(SlotMap::new(Self::words(in_use)?, geometry))
     }
-    /// The spare.
-    pub(super) fn spare(&self) -> Device<'t> {
-        self.spare
+    /// The spare's region.
+    #[inline(always)]
+    pub(super) fn spare(&self) -> &Spare<'t> {
+        &self.spare
     }
 
     /// Where sector `sector` of the region is on the spare.
-    #[inline(always)]
-    pub(super) fn sector(&self, sector: u64) -> u64 {
-        self.start.wrapping_add(sector)
-    }
-
-    /// First sector of the region on the spare.
-    pub(super) fn start(&self) -> u64 {
-        self.start
+    fn sector(&self, sector: u64) -> Sector<OnSpare> {
+        self.spare.sector(sector)
     }
 
     /// Whether the last commit could not be made.

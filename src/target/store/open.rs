@@ -76,7 +76,7 @@ impl Store<'_> {
         format: bool,
     ) -> Result {
         let g = &self.geometry;
-        let found = Self::probe(self.spare, self.start, g.spare_sectors);
+        let found = Self::probe(self.spare.device(), self.spare.start(), g.spare_sectors);
         let found = match found.map_err(|why| self.refuse(why))? {
             None if !writable || !format => {
                 let why = c"Spare is blank, and must not be formatted";
