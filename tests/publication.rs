@@ -3,7 +3,7 @@
 //! A model test of how entries are published and units are moved beside I/O: `loom` runs small scenarios in
 //! every order of their steps and with every value that the memory orders let a load return.
 //!
-//! The model repeats `src/target/entries.rs`, and what `map`, `end_io`, `recover.rs` and `relocate.rs`
+//! The model repeats `src/target/entries.rs`, and what `map`, `end_io`, `recover.rs`, `write.rs` and `relocate.rs`
 //! do with it for a whole unit at a time; what is in a slice is the engine's own code. Each [`Bug`] breaks one step,
 //! and loom must find it.
 //!

@@ -4,7 +4,7 @@
 //!
 //! As long as nothing was written to slots since the last flush that the spare answered, a flush is a matter of main
 //! alone, and the spare may be unplugged. All else that is written to the spare is durable when it is done
-//! (`store.rs`).
+//! ([`super::store`]).
 //!
 //! If a flush needs the spare and the spare fails it, the flush fails. That is not enough: of a flush that comes with
 //! data (`REQ_PREFLUSH`), device-mapper drops the error and sends the data all the same, without the mark
