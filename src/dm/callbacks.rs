@@ -172,14 +172,12 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`]; `argv` are `argc` C strings for the duration of the call.
     unsafe extern "C" fn ctr(ti: *mut dm_target, argc: c_uint, argv: *mut *mut c_char) -> c_int {
-        // SAFETY: Device-mapper passes a target, not null.
-        let place = unsafe { NonNull::new_unchecked(ti) };
         // SAFETY: As the requirement says.
         let args = unsafe { Args::copy_from_raw(argc, argv) };
         // SAFETY: The target is under construction, and of a type that `TypeObject::new` made.
         let made = args
             .map_err(Refused::from)
-            .and_then(|args| unsafe { Instance::<T>::create(place, &args) });
+            .and_then(|args| unsafe { Instance::<T>::create(ti, &args) });
         match made {
             Ok(()) => 0,
             Err(Refused(sentence, error)) => {
@@ -207,8 +205,7 @@ impl<T: Target> Callbacks<T> {
         let instance = unsafe { Instance::<T>::of(ti) };
         // SAFETY: Device-mapper passes a bio, not null, a clone that it made for this target and leaves to it.
         let bio = unsafe { Raw::new(NonNull::new_unchecked(bio)) };
-        // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        T::map(unsafe { instance.data() }, MapBio::new(instance, bio)).0 as c_int
+        T::map(instance.data(), MapBio::new(instance, bio)).0 as c_int
     }
 
     /// # Safety
@@ -225,10 +222,9 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: Device-mapper passes a bio, not null, a clone that it made for this target and leaves to it.
         let bio = unsafe { Raw::new(NonNull::new_unchecked(bio)) };
         if T::HAS_IS_SETTLED && is_ok {
-            // SAFETY: The constructor succeeded.
-            let instance = unsafe { Instance::<T>::of(ti) };
             // SAFETY: The constructor succeeded, and the destructor is not called before the bio is complete.
-            if T::is_settled(unsafe { instance.data() }, Cookie::new(bio)) {
+            let instance = unsafe { Instance::<T>::of(ti) };
+            if T::is_settled(instance.data(), Cookie::new(bio)) {
                 return bindings::DM_ENDIO_DONE as c_int;
             }
         }
@@ -255,8 +251,7 @@ impl<T: Target> Callbacks<T> {
         let (instance, status) = unsafe { (Instance::<T>::of(ti), BlkStatus(*error)) };
         // SAFETY: The target sent it down, and has not completed it: so it is recorded.
         let end_bio = unsafe { EndBio::new(instance, bio, status) };
-        // SAFETY: The constructor succeeded, and the destructor is not called before the bio is complete.
-        match T::end_io(unsafe { instance.data() }, end_bio).0 {
+        match T::end_io(instance.data(), end_bio).0 {
             Outcome::Completed(status) => {
                 // SAFETY: Valid for this call by the requirement; the bio was not given away.
                 unsafe { *error = status.0 };
@@ -276,7 +271,7 @@ impl<T: Target> Callbacks<T> {
     unsafe extern "C" fn presuspend(ti: *mut dm_target) {
         let _no_sleep = NoSleep::enter();
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        T::presuspend(unsafe { Instance::<T>::of(ti).data() });
+        T::presuspend(unsafe { Instance::<T>::of(ti) }.data());
     }
 
     /// # Safety
@@ -284,7 +279,7 @@ impl<T: Target> Callbacks<T> {
     /// As said for [`Callbacks`].
     unsafe extern "C" fn presuspend_undo(ti: *mut dm_target) {
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        T::presuspend_undo(unsafe { Instance::<T>::of(ti).data() });
+        T::presuspend_undo(unsafe { Instance::<T>::of(ti) }.data());
     }
 
     /// # Safety
@@ -298,8 +293,7 @@ impl<T: Target> Callbacks<T> {
         if let Some(queue) = instance.queue() {
             queue.flush();
         }
-        // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        T::postsuspend(unsafe { instance.data() });
+        T::postsuspend(instance.data());
     }
 
     /// # Safety
@@ -309,7 +303,7 @@ impl<T: Target> Callbacks<T> {
         // Memory for us must not wait for I/O to the device that is suspended.
         let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        match T::preresume(unsafe { Instance::<T>::of(ti).data() }) {
+        match T::preresume(unsafe { Instance::<T>::of(ti) }.data()) {
             Ok(()) => 0,
             Err(error) => error.to_errno(),
         }
@@ -320,7 +314,7 @@ impl<T: Target> Callbacks<T> {
     /// As said for [`Callbacks`].
     unsafe extern "C" fn resume(ti: *mut dm_target) {
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        T::resume(unsafe { Instance::<T>::of(ti).data() });
+        T::resume(unsafe { Instance::<T>::of(ti) }.data());
     }
 
     /// # Safety
@@ -334,7 +328,7 @@ impl<T: Target> Callbacks<T> {
         maxlen: c_uint,
     ) {
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        let data = unsafe { Instance::<T>::of(ti).data() };
+        let data = unsafe { Instance::<T>::of(ti) }.data();
         // SAFETY: Valid for writes by the requirement, and for us alone.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
         match kind {
@@ -377,7 +371,7 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: Valid for writes by the requirement; the words, which lie in it, are not used any more.
         let mut out = unsafe { TextWriter::from_raw(result, maxlen) };
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        match T::message(unsafe { Instance::<T>::of(ti).data() }, &args, &mut out) {
+        match T::message(unsafe { Instance::<T>::of(ti) }.data(), &args, &mut out) {
             // 1 says that there is a result (`target_message` in `drivers/md/dm-ioctl.c`).
             Ok(()) => c_int::from(out.len() > 0),
             Err(error) => error.to_errno(),
@@ -396,8 +390,7 @@ impl<T: Target> Callbacks<T> {
         let instance = unsafe { Instance::<T>::of(ti) };
         // SAFETY: What device-mapper passed, for this call.
         let visitor = unsafe { DeviceVisitor::new(instance.info(), visit, data) };
-        // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-        match T::iterate_devices(unsafe { instance.data() }, visitor) {
+        match T::iterate_devices(instance.data(), visitor) {
             Ok(()) => 0,
             Err(Stop(value)) => value,
         }
@@ -414,7 +407,7 @@ impl<T: Target> Callbacks<T> {
         }
         if T::HAS_IO_HINTS {
             // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
-            T::io_hints(unsafe { Instance::<T>::of(ti).data() }, &mut Limits(limits));
+            T::io_hints(unsafe { Instance::<T>::of(ti) }.data(), &mut Limits(limits));
         }
     }
 }

@@ -26,9 +26,10 @@ use kernel::{bindings::block_device, prelude::*};
 /// - `ti` is the target's, and outlives this.
 /// - `linear_device` and `linear_delta` are what [`Setup::linear`] was last asked for, if it was.
 /// - There is a queue if the target processes bios, or there are works.
-/// - `data` are initialised, and pinned, from [`Instance::create`]'s return to [`Instance::destroy`]. They were made as
-///   `T::Data<'t>` for a `'t` that ends with that call. (The type says `'static`, as it must say something.)
-/// - But for `data`, nothing of this changes after [`Instance::create`].
+/// - `data` are initialised, and pinned, as long as there is a shared reference to the instance: before that, [`Setup`] has the only
+///   pointer to it, and makes unique references; after it, [`Instance::destroy`] has. They were made as `T::Data<'t>` for a `'t`
+///   that ends when they are dropped. (The type says `'static`, as it must say something.)
+/// - But for `data`, nothing of this changes as long as there is a shared reference.
 pub(super) struct Instance<T: Target> {
     ti: NonNull<dm_target>,
     begin: u64,
@@ -54,19 +55,15 @@ impl<T: Target> Instance<T> {
         unsafe { &*(*ti).private.cast::<Self>() }
     }
 
-    /// The data, for as long as a callback runs.
-    ///
-    /// # Safety
-    ///
-    /// They must be initialised, and not be dropped for `'a`; see the invariants.
+    /// The data.
     #[inline(always)]
-    pub(super) unsafe fn data<'a, 't>(&'a self) -> &'a T::Data<'t>
+    pub(super) fn data<'a, 't>(&'a self) -> &'a T::Data<'t>
     where
         't: 'a,
     {
         let data = self.data.as_ptr().cast::<T::Data<'t>>();
-        // SAFETY: Initialised by the requirement. They were made by code that works for any lifetime, and are looked at
-        // by such code only, within the lifetime for which they were made: so it cannot tell one from another.
+        // SAFETY: Initialised, by the invariant, as there is `self`. They were made by code that works for any lifetime, and are
+        // looked at by such code only, within the lifetime for which they were made: so it cannot tell one from another.
         unsafe { &*data }
     }
 
@@ -106,7 +103,8 @@ impl<T: Target> Instance<T> {
     /// # Safety
     ///
     /// `ti` must be a target under construction, of a type that a [`TypeObject`] of `T` is for.
-    pub(super) unsafe fn create(ti: NonNull<dm_target>, args: &Args) -> Result<(), Refused> {
+    pub(super) unsafe fn create(ti: *mut dm_target, args: &Args) -> Result<(), Refused> {
+        let ti = NonNull::new(ti).ok_or(EINVAL)?;
         let instance = KBox::<Self>::new_uninit(GFP_KERNEL).map_err(Error::from)?;
         // INVARIANT: No linear device was asked for, there is no work, and the data are not initialised.
         let instance = KBox::write(
@@ -143,8 +141,8 @@ impl<T: Target> Instance<T> {
             (*ti.as_ptr()).private = instance.cast();
             (*ti.as_ptr()).per_io_data_size = per_bio_size::<T>() as c_uint;
         }
-        // INVARIANT: The data are initialised.
-        // SAFETY: Valid; from here on by shared references only.
+        // INVARIANT: The data are initialised, so there may be shared references.
+        // SAFETY: Valid, and left to device-mapper, which calls nothing before this returns.
         for item in unsafe { &(*instance).works } {
             item.enable();
         }
@@ -160,7 +158,7 @@ impl<T: Target> Instance<T> {
         // SAFETY: As the requirement says.
         let this = unsafe { (*ti).private.cast::<Self>() };
         {
-            // SAFETY: As the requirement says: works and `process` have shared references, too.
+            // SAFETY: Valid, as the requirement says; works and `process` have shared references, too.
             let this = unsafe { &*this };
             for item in &this.works {
                 // The kernel refuses to queue it from now on, and so no other work begins it once more.

@@ -134,10 +134,10 @@ impl<T: Target> WorkItem<T> {
     unsafe extern "C" fn run<W: TargetWork<T>>(work: *mut work_struct) {
         // Suspending may wait for us, and a request for memory could wait for I/O that waits for that.
         let _noio = NoIo::enter();
-        // SAFETY: It is the first field of a `delayed_work`, and that of an item, which stays as long as its work runs.
-        let instance = unsafe { (*work.cast::<Self>()).instance };
-        // SAFETY: The target waits for its works before it drops its data, and they are enabled after these are complete.
-        W::run(unsafe { instance.as_ref().data() });
+        // SAFETY: It is the first field of a `delayed_work`, and that of an item, which stays as long as its work runs. The target
+        // waits for its works before it goes away, and they are enabled when its data are complete.
+        let instance = unsafe { (*work.cast::<Self>()).instance.as_ref() };
+        W::run(instance.data());
     }
 }
 

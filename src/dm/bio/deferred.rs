@@ -7,7 +7,7 @@ use super::{
         bindings, context::NoIo, device::Device, instance::Instance, io::submit_and_wait,
         status::BlkStatus, target::Target,
     },
-    raw::{set_dev, Op, Raw},
+    raw::{set_dev, Op, Recorded},
     Brand,
 };
 use core::{marker::PhantomData, mem::ManuallyDrop};
@@ -18,7 +18,8 @@ use kernel::bindings::{bio_init_clone, bio_trim, work_struct};
 /// Dropped without [`DeferredBio::complete`], it fails.
 pub(crate) struct DeferredBio<'a, T: Target> {
     instance: &'a Instance<T>,
-    bio: Raw<T>,
+    bio: Recorded<T>,
+    status: BlkStatus,
     _brand: Brand<'a>,
 }
 
@@ -36,22 +37,21 @@ pub(crate) enum Fua {
 ///
 /// # Safety
 ///
-/// `work` must be one that [`Raw::enqueue`] queued for `T`, and run once.
+/// `work` must be one that [`super::Raw::enqueue`] queued for `T`, and run once.
 pub(in super::super) unsafe extern "C" fn run<T: Target>(work: *mut work_struct) {
     // Suspending waits for the bio, and a request for memory could wait for I/O that waits for that.
     let _noio = NoIo::enter();
     // SAFETY: As the requirement says.
-    let Some((bio, instance)) = (unsafe { Raw::<T>::from_work(work) }) else {
+    let Some((bio, instance, status)) = (unsafe { Recorded::<T>::from_work(work) }) else {
         return;
     };
     let bio = DeferredBio {
         instance,
         bio,
+        status,
         _brand: PhantomData,
     };
-    // SAFETY: The target waits for its queue before it drops its data, and this is work on it: so they are there even when the
-    // bio is complete.
-    T::process(unsafe { instance.data() }, bio);
+    T::process(instance.data(), bio);
 }
 
 impl<T: Target> DeferredBio<'_, T> {
@@ -76,10 +76,14 @@ impl<T: Target> DeferredBio<'_, T> {
         self.bio.has(bindings::REQ_FUA)
     }
 
+    /// The data that it was sent down with, if it was ([`super::MapBio::remap_with`]).
+    pub(crate) fn private(&self) -> Option<T::PerBio> {
+        self.bio.private()
+    }
+
     /// The error that it failed with; [`BlkStatus::OK`] if it succeeded, or was not submitted.
     pub(crate) fn status(&self) -> BlkStatus {
-        // SAFETY: It came by `enqueue`, as `run` requires.
-        unsafe { self.bio.deferred_status() }
+        self.status
     }
 
     /// Performs the bio's operation for `count` of its sectors from its sector `skip` on, at `sector`

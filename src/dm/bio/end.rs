@@ -4,7 +4,7 @@
 
 use super::{
     super::{bindings, instance::Instance, status::BlkStatus, target::Target},
-    raw::{Op, Raw},
+    raw::{Op, Raw, Recorded},
     Brand,
 };
 use core::marker::PhantomData;
@@ -43,7 +43,7 @@ impl<T: Target> Cookie<'_, T> {
 /// A bio that was sent down and is back. Any context: nothing may sleep.
 pub(crate) struct EndBio<'a, T: Target> {
     instance: &'a Instance<T>,
-    bio: Raw<T>,
+    bio: Recorded<T>,
     status: BlkStatus,
     brand: Brand<'a>,
 }
@@ -59,6 +59,8 @@ impl<'a, T: Target> EndBio<'a, T> {
         bio: Raw<T>,
         status: BlkStatus,
     ) -> Self {
+        // SAFETY: By the requirement.
+        let bio = unsafe { Recorded::new(bio) };
         Self {
             instance,
             bio,
@@ -69,8 +71,7 @@ impl<'a, T: Target> EndBio<'a, T> {
 
     /// What it asked for. (A write is told from a flush by the length that it came with.)
     pub(crate) fn op(&self) -> Op {
-        // SAFETY: Recorded, as `new` requires.
-        self.bio.op(unsafe { self.bio.recorded_size() })
+        self.bio.op(self.bio.whole_size())
     }
 
     /// Whether it changes something on the device. C: `op_is_write`, true of the operations with odd numbers.
@@ -81,15 +82,13 @@ impl<'a, T: Target> EndBio<'a, T> {
 
     /// Its first sector, from the target's start, as it came.
     pub(crate) fn sector(&self) -> u64 {
-        // SAFETY: Recorded, as `new` requires.
-        let sector = unsafe { self.bio.recorded_sector(self.instance.linear_delta()) };
+        let sector = self.bio.first_sector(self.instance.linear_delta());
         sector.wrapping_sub(self.instance.begin())
     }
 
     /// Its length in sectors, as it was mapped.
     pub(crate) fn sectors(&self) -> u32 {
-        // SAFETY: Recorded, as `new` requires.
-        unsafe { self.bio.recorded_size() >> 9 }
+        self.bio.whole_size() >> 9
     }
 
     /// The cookie that it was sent down with.
@@ -100,8 +99,7 @@ impl<'a, T: Target> EndBio<'a, T> {
 
     /// The data that it was sent down with, if it was ([`super::MapBio::remap_with`]).
     pub(crate) fn private(&self) -> Option<T::PerBio> {
-        // SAFETY: Recorded, as `new` requires.
-        unsafe { self.bio.private() }
+        self.bio.private()
     }
 
     /// How the lower device ended it.

@@ -115,9 +115,15 @@ impl<T: Target> Raw<T> {
         unsafe { bindings::dm_per_bio_data(self.ptr(), per_bio_size::<T>()) }.cast()
     }
 
+    #[inline(always)]
+    fn bio(&self) -> &bio {
+        // SAFETY: Valid by the invariant, and nobody else writes to it; who has `self` does so by `ptr`, not while this lives.
+        unsafe { self.0.as_ref() }
+    }
+
+    #[inline(always)]
     pub(super) fn opf(self) -> u32 {
-        // SAFETY: Valid by the invariant, and nobody else writes to it.
-        unsafe { (*self.ptr()).bi_opf }
+        self.bio().bi_opf
     }
 
     pub(super) fn has(self, flag: u32) -> bool {
@@ -145,8 +151,7 @@ impl<T: Target> Raw<T> {
     /// The sector that the clone is at now.
     #[inline(always)]
     pub(super) fn sector(self) -> u64 {
-        // SAFETY: Valid by the invariant, and nobody else writes to it.
-        unsafe { (*self.ptr()).bi_iter.bi_sector }
+        self.bio().bi_iter.bi_sector
     }
 
     #[inline(always)]
@@ -158,8 +163,7 @@ impl<T: Target> Raw<T> {
     /// The bytes that are left of the clone.
     #[inline(always)]
     pub(super) fn size(self) -> u32 {
-        // SAFETY: Valid by the invariant, and nobody else writes to it.
-        unsafe { (*self.ptr()).bi_iter.bi_size }
+        self.bio().bi_iter.bi_size
     }
 
     /// Which of the duplicates of a bio it is, from 0.
@@ -174,8 +178,7 @@ impl<T: Target> Raw<T> {
     /// target (as dm-writecache has it). So it is at hand without the per-bio data.
     #[inline(always)]
     pub(in super::super) fn cookie(self) -> usize {
-        // SAFETY: Valid by the invariant, and nobody else writes to it.
-        unsafe { (*self.ptr()).bi_private.addr() }
+        self.bio().bi_private.addr()
     }
 
     #[inline(always)]
@@ -226,68 +229,6 @@ impl<T: Target> Raw<T> {
         per_bio
     }
 
-    /// What the target sent the bio down with, if it did.
-    ///
-    /// # Safety
-    ///
-    /// The bio must have been recorded.
-    pub(super) unsafe fn private(self) -> Option<T::PerBio> {
-        let per_bio = self.per_bio();
-        // SAFETY: Valid by the invariant, recorded by the requirement; if the bit is set, `private` is initialised, by the
-        // invariant of the per-bio data.
-        unsafe {
-            let has = (*per_bio).iter.bi_size & HAS_PRIVATE != 0;
-            has.then(|| (*per_bio).private.assume_init())
-        }
-    }
-
-    /// The sector of the mapped device that the bio came for.
-    ///
-    /// # Safety
-    ///
-    /// The bio must have been recorded.
-    pub(super) unsafe fn recorded_sector(self, delta: u64) -> u64 {
-        // SAFETY: Valid by the invariant, and recorded by the requirement.
-        let sector = unsafe { (*self.per_bio()).iter.bi_sector };
-        sector.wrapping_sub(delta)
-    }
-
-    /// The bytes that the bio came for.
-    ///
-    /// # Safety
-    ///
-    /// The bio must have been recorded.
-    pub(super) unsafe fn recorded_size(self) -> u32 {
-        // SAFETY: Valid by the invariant, and recorded by the requirement.
-        unsafe { (*self.per_bio()).iter.bi_size & !HAS_PRIVATE }
-    }
-
-    /// Puts the iterator back as it came: the lower device has moved it on.
-    ///
-    /// # Safety
-    ///
-    /// The bio must have been recorded.
-    unsafe fn rewind(self, delta: u64) {
-        // SAFETY: The clone and its per-bio data are valid by the invariant, nobody else uses them, and the iterator was
-        // recorded, by the requirement.
-        unsafe {
-            let (sector, size) = (self.recorded_sector(delta), self.recorded_size());
-            (*self.ptr()).bi_iter = (*self.per_bio()).iter;
-            (*self.ptr()).bi_iter.bi_sector = sector;
-            (*self.ptr()).bi_iter.bi_size = size;
-        }
-    }
-
-    /// The error that the bio was deferred with.
-    ///
-    /// # Safety
-    ///
-    /// The bio must have been given to [`Self::enqueue`].
-    pub(super) unsafe fn deferred_status(self) -> BlkStatus {
-        // SAFETY: `enqueue` wrote it, by the requirement, and nobody has written to it since.
-        unsafe { (*self.per_bio()).status }
-    }
-
     /// Gives the bio, which was recorded, to [`super::run`] on the target's queue. From then on it is not the caller's.
     #[cold]
     #[inline(never)]
@@ -311,26 +252,6 @@ impl<T: Target> Raw<T> {
         }
     }
 
-    /// Takes over the bio of a work that [`Self::enqueue`] queued, as it came.
-    ///
-    /// # Safety
-    ///
-    /// `work` must be such a work, which runs now, and of which nobody else has taken over the bio.
-    pub(super) unsafe fn from_work<'a>(work: *mut work_struct) -> Option<(Self, &'a Instance<T>)> {
-        // SAFETY: By the requirement the work lies in the per-bio data of a clone, at that offset.
-        let per_bio = unsafe { work.byte_sub(offset_of!(PerBio<T>, work)) }.cast::<PerBio<T>>();
-        // SAFETY: They are those of a clone of device-mapper's, of that size.
-        let bio =
-            unsafe { bindings::dm_bio_from_per_bio_data(per_bio.cast(), per_bio_size::<T>()) };
-        // SAFETY: By the requirement, nobody else has this clone.
-        let raw = unsafe { Self::new(NonNull::new(bio)?) };
-        // SAFETY: `enqueue` wrote it. The target waits for its queue before it goes away, and this is work on it.
-        let instance = unsafe { &*(*per_bio).instance };
-        // SAFETY: `enqueue` is called for recorded bios.
-        unsafe { raw.rewind(instance.linear_delta()) };
-        Some((raw, instance))
-    }
-
     /// Completes the bio towards the submitter; the target does not hear of it again.
     pub(super) fn complete(self, status: BlkStatus) {
         self.set_cookie(DONE);
@@ -340,6 +261,87 @@ impl<T: Target> Raw<T> {
             (*self.ptr()).bi_status = status.0;
             bio_endio(self.ptr());
         }
+    }
+}
+
+/// A bio that is with the target once more: how it came is known.
+///
+/// # Invariants
+///
+/// It was recorded ([`Raw::record`]) when `map` gave it away, and its per-bio data were not written to since, but by
+/// [`Raw::enqueue`].
+pub(super) struct Recorded<T: Target>(Raw<T>);
+
+impl<T: Target> core::ops::Deref for Recorded<T> {
+    type Target = Raw<T>;
+
+    fn deref(&self) -> &Raw<T> {
+        &self.0
+    }
+}
+
+impl<T: Target> Recorded<T> {
+    /// # Safety
+    ///
+    /// As the invariant says.
+    #[inline(always)]
+    pub(super) unsafe fn new(bio: Raw<T>) -> Self {
+        // INVARIANT: By the requirement.
+        Self(bio)
+    }
+
+    fn iter(&self) -> bvec_iter {
+        // SAFETY: The per-bio data are valid by the invariant of `Raw`, and the iterator was recorded, by ours.
+        unsafe { iter_by_value(&raw const (*self.per_bio()).iter) }
+    }
+
+    /// What the target sent the bio down with, if it did.
+    pub(super) fn private(&self) -> Option<T::PerBio> {
+        let has = self.iter().bi_size & HAS_PRIVATE != 0;
+        // SAFETY: The per-bio data are valid by the invariant of `Raw`; if the bit is set, `private` is initialised, by theirs.
+        has.then(|| unsafe { (*self.per_bio()).private.assume_init() })
+    }
+
+    /// The sector of the mapped device that the bio came for.
+    pub(super) fn first_sector(&self, delta: u64) -> u64 {
+        self.iter().bi_sector.wrapping_sub(delta)
+    }
+
+    /// The bytes that the bio came for.
+    pub(super) fn whole_size(&self) -> u32 {
+        self.iter().bi_size & !HAS_PRIVATE
+    }
+
+    /// Takes over the bio of a work that [`Raw::enqueue`] queued, as it came; with the target, and the error that it was deferred
+    /// with.
+    ///
+    /// # Safety
+    ///
+    /// `work` must be such a work, which runs now, and of which nobody else has taken over the bio.
+    pub(super) unsafe fn from_work<'a>(
+        work: *mut work_struct,
+    ) -> Option<(Self, &'a Instance<T>, BlkStatus)> {
+        // SAFETY: By the requirement the work lies in the per-bio data of a clone, at that offset; they are of that size.
+        let (per_bio, bio) = unsafe {
+            let per_bio = work
+                .byte_sub(offset_of!(PerBio<T>, work))
+                .cast::<PerBio<T>>();
+            let bio = bindings::dm_bio_from_per_bio_data(per_bio.cast(), per_bio_size::<T>());
+            (per_bio, NonNull::new(bio)?)
+        };
+        // SAFETY: By the requirement, nobody else has this clone. `enqueue` is called for recorded bios.
+        let this = unsafe { Self::new(Raw::new(bio)) };
+        // SAFETY: `enqueue` wrote both. The target waits for its queue before it goes away, and this is work on it.
+        let (instance, status) = unsafe { (&*(*per_bio).instance, (*per_bio).status) };
+        // The lower device has moved the iterator on.
+        let iter = bvec_iter {
+            bi_sector: this.first_sector(instance.linear_delta()),
+            bi_size: this.whole_size(),
+            ..this.iter()
+        };
+        // SAFETY: Valid and ours, by the invariant of `Raw`.
+        unsafe { (*this.ptr()).bi_iter = iter };
+        Some((this, instance, status))
     }
 }
 

@@ -243,7 +243,8 @@ impl Fixture {
         // SAFETY: The constructor succeeded, and nobody else uses the target.
         unsafe { (*ti.private.cast::<Instance<Recorder>>()).set_linear_delta(DELTA) };
         // SAFETY: As before.
-        let seen = unsafe { Instance::<Recorder>::of(&mut *ti).data() }
+        let seen = unsafe { Instance::<Recorder>::of(&mut *ti) }
+            .data()
             .seen
             .clone();
         let clone = Clone {
@@ -330,8 +331,7 @@ impl Fixture {
     }
 
     fn work(&mut self) -> Work<'_> {
-        // SAFETY: The constructor succeeded.
-        unsafe { self.instance().data() }.work
+        self.instance().data().work
     }
 }
 
@@ -376,7 +376,8 @@ mod bios {
         assert!(!ti.flush_bypasses_map());
         assert_eq!(ti.per_io_data_size as usize, per_bio_size::<Recorder>());
         // SAFETY: The constructor succeeded.
-        let seen = unsafe { Instance::<Recorder>::of(&mut *ti).data() }
+        let seen = unsafe { Instance::<Recorder>::of(&mut *ti) }
+            .data()
             .seen
             .clone();
         assert_eq!(seen.sector.load(Relaxed), BEGIN);
