@@ -31,43 +31,46 @@ impl TargetInfo {
         self.0.get()
     }
 
-    fn get(&self) -> &dm_target {
-        // SAFETY: Valid by the invariant. Of what is read, nothing changes after the constructor.
-        unsafe { &*self.as_ptr() }
+    /// Its table, which is valid as long as the target.
+    fn raw_table(&self) -> *mut bindings::dm_table {
+        // SAFETY: Valid by the invariant; it is not changed after the constructor was called.
+        unsafe { (*self.as_ptr()).table }
     }
 
     /// Its first sector on the mapped device.
     #[inline(always)]
     pub(crate) fn begin(&self) -> u64 {
-        self.get().begin
+        // SAFETY: Valid by the invariant; it is not changed after the constructor.
+        unsafe { (*self.as_ptr()).begin }
     }
 
     /// Its length in sectors.
     pub(crate) fn len(&self) -> u64 {
-        self.get().len
+        // SAFETY: Valid by the invariant; it is not changed after the constructor.
+        unsafe { (*self.as_ptr()).len }
     }
 
     /// Whether the table was loaded for writing.
     pub(crate) fn is_writable(&self) -> bool {
         // SAFETY: A target's table is valid as long as the target.
-        let mode = unsafe { bindings::dm_table_get_mode(self.get().table) };
+        let mode = unsafe { bindings::dm_table_get_mode(self.raw_table()) };
         mode & bindings::BLK_OPEN_WRITE != 0
     }
 
     /// The mapped device's name, `major:minor`.
     pub(crate) fn name(&self) -> &CStr {
         #[cfg(CONFIG_KUNIT)]
-        if self.get().table.is_null() {
+        if self.raw_table().is_null() {
             return c"of a test";
         }
         // SAFETY: A target's table and its device are valid as long as the target, and so is the
         // C string with the device's name.
-        unsafe { CStr::from_char_ptr(bindings::dm_table_device_name(self.get().table)) }
+        unsafe { CStr::from_char_ptr(bindings::dm_table_device_name(self.raw_table())) }
     }
 
     /// Its table, and its mapped device, among those that exist.
     pub(crate) fn table(&self) -> Table {
-        let table = self.get().table;
+        let table = self.raw_table();
         Table {
             table: table.addr(),
             // SAFETY: A target's table is valid as long as the target.
@@ -76,17 +79,19 @@ impl TargetInfo {
     }
 
     pub(super) fn num_discard_bios(&self) -> u32 {
-        self.get().num_discard_bios
+        // SAFETY: Valid by the invariant; it is not changed after the constructor.
+        unsafe { (*self.as_ptr()).num_discard_bios }
     }
 
     pub(super) fn num_write_zeroes_bios(&self) -> u32 {
-        self.get().num_write_zeroes_bios
+        // SAFETY: Valid by the invariant; it is not changed after the constructor.
+        unsafe { (*self.as_ptr()).num_write_zeroes_bios }
     }
 
     /// Raises an event: `dmsetup wait` returns, udev hears of it. Process context, may sleep.
     pub(crate) fn event(&self) {
         // SAFETY: A target's table is valid as long as the target.
-        unsafe { bindings::dm_table_event(self.get().table) };
+        unsafe { bindings::dm_table_event(self.raw_table()) };
     }
 }
 

@@ -116,14 +116,9 @@ impl<T: Target> Raw<T> {
     }
 
     #[inline(always)]
-    fn bio(&self) -> &bio {
-        // SAFETY: Valid by the invariant, and nobody else writes to it; who has `self` does so by `ptr`, not while this lives.
-        unsafe { self.0.as_ref() }
-    }
-
-    #[inline(always)]
     pub(super) fn opf(self) -> u32 {
-        self.bio().bi_opf
+        // SAFETY: Valid by the invariant, and nobody else writes to it.
+        unsafe { (*self.ptr()).bi_opf }
     }
 
     pub(super) fn has(self, flag: u32) -> bool {
@@ -151,7 +146,8 @@ impl<T: Target> Raw<T> {
     /// The sector that the clone is at now.
     #[inline(always)]
     pub(super) fn sector(self) -> u64 {
-        self.bio().bi_iter.bi_sector
+        // SAFETY: Valid by the invariant, and nobody else writes to it.
+        unsafe { (*self.ptr()).bi_iter.bi_sector }
     }
 
     #[inline(always)]
@@ -163,7 +159,8 @@ impl<T: Target> Raw<T> {
     /// The bytes that are left of the clone.
     #[inline(always)]
     pub(super) fn size(self) -> u32 {
-        self.bio().bi_iter.bi_size
+        // SAFETY: Valid by the invariant, and nobody else writes to it.
+        unsafe { (*self.ptr()).bi_iter.bi_size }
     }
 
     /// Which of the duplicates of a bio it is, from 0.
@@ -178,7 +175,8 @@ impl<T: Target> Raw<T> {
     /// target (as dm-writecache has it). So it is at hand without the per-bio data.
     #[inline(always)]
     pub(in super::super) fn cookie(self) -> usize {
-        self.bio().bi_private.addr()
+        // SAFETY: Valid by the invariant, and nobody else writes to it.
+        unsafe { (*self.ptr()).bi_private.addr() }
     }
 
     #[inline(always)]
