@@ -107,8 +107,9 @@ macro_rules! module_target {
 
         impl ::kernel::Module for TargetModule {
             fn init(module: &'static ::kernel::ThisModule) -> ::kernel::error::Result<Self> {
+                let data = $data;
                 // SAFETY: The `module!` below is this crate's, keeps what this returns, and drops it on unloading.
-                let registration = unsafe { $crate::dm::Registration::new(module, $data) };
+                let registration = unsafe { $crate::dm::Registration::new(module, data) };
                 Ok(Self { _registration: registration? })
             }
         }
@@ -174,10 +175,10 @@ impl<T: Target> Callbacks<T> {
     unsafe extern "C" fn ctr(ti: *mut dm_target, argc: c_uint, argv: *mut *mut c_char) -> c_int {
         // SAFETY: As the requirement says.
         let args = unsafe { Args::copy_from_raw(argc, argv) };
-        // SAFETY: The target is under construction, and of a type that `TypeObject::new` made.
-        let made = args
-            .map_err(Refused::from)
-            .and_then(|args| unsafe { Instance::<T>::create(ti, &args) });
+        let made = args.map_err(Refused::from).and_then(|args| {
+            // SAFETY: The target is under construction, and of a type that `TypeObject::new` made.
+            unsafe { Instance::<T>::create(ti, &args) }
+        });
         match made {
             Ok(()) => 0,
             Err(Refused(sentence, error)) => {

@@ -118,7 +118,7 @@ impl Remap<'_> {
             }
             left -= 1;
             if out.len() > 0 {
-                write!(out, "\n");
+                writeln!(out);
             }
             self.print(out, entry.unit, Some(&entry));
             true
