@@ -203,8 +203,10 @@ unsafe extern "C" fn completed(done: *mut bio) {
     unsafe { (*clone).completions += 1 };
 }
 
+type Unmade = (Pin<KBox<TypeObject<Recorder>>>, KBox<bindings::dm_target>);
+
 /// A target before its constructor.
-fn target() -> Result<(Pin<KBox<TypeObject<Recorder>>>, KBox<bindings::dm_target>)> {
+fn target() -> Result<Unmade> {
     let object = KBox::pin_init(TypeObject::new(core::ptr::null_mut(), Ok(33)), GFP_KERNEL)?;
     // SAFETY: Integers, pointers and bits, all of which may be zero.
     let ti: bindings::dm_target = unsafe { core::mem::zeroed() };
