@@ -12,7 +12,8 @@ HARMLESS = {
     # Helpers of the kernel crate: one atomic operation or load each, or one end of an RCU section.
     "rust_helper_rcu_read_lock", "rust_helper_rcu_read_unlock", "rust_helper_atomic64_add",
     "rust_helper_atomic64_read_acquire", "rust_helper_atomic_ptr_read_acquire", "rust_helper_atomic_i8_read",
-    "rust_helper_atomic64_read", "rust_helper_atomic64_try_cmpxchg",
+    "rust_helper_atomic64_read", "rust_helper_atomic64_try_cmpxchg", "rust_helper_atomic_read", "rust_helper_atomic64_xchg",
+    "rust_helper_atomic64_set_release", "rust_helper_atomic_i8_set", "rust_helper_atomic_i8_set_release",
 }
 
 

@@ -333,11 +333,11 @@ impl Layout {
     pub fn find(&self, words: &[u64], key: u64) -> usize {
         // All that is below the key in a word is less than one of it.
         let least = key.wrapping_shl(self.key_shift);
+        let is_below = |at: usize| words.get(at).is_some_and(|word| *word < least);
         if self.wide {
-            let is_below = |at: usize| words.get(at).is_some_and(|word| *word < least);
             bisect(words.len() / 2, |at| is_below(at.wrapping_mul(2)))
         } else {
-            words.partition_point(|word| *word < least)
+            bisect(words.len(), is_below)
         }
     }
 
@@ -355,7 +355,8 @@ impl Layout {
 
 /// The first of `count` ascending things that is not below what is looked for.
 ///
-/// `partition_point` for what is not a slice.
+/// `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
+#[inline(always)]
 fn bisect(count: usize, is_below: impl Fn(usize) -> bool) -> usize {
     let (mut from, mut to) = (0_usize, count);
     while from < to {
