@@ -13,7 +13,7 @@
 //! if it does not, they fail ([`super::Remap::recover`]). To meet them, the filter of healthy sectors is hidden
 //! ([`super::entries::Entries::hide`]): the healthy path has no instruction for this.
 
-use crate::dm::read_relaxed;
+use crate::dm::{read_relaxed, BlkStatus};
 use kernel::{
     prelude::*,
     sync::atomic::{Atomic, Full, Relaxed},
@@ -82,10 +82,10 @@ impl SpareCache {
     }
 
     /// A flush of the spare has ended. Any context.
-    pub(super) fn ended(&self, flush: Flush, succeeded: bool) {
+    pub(super) fn ended(&self, flush: Flush, status: BlkStatus) {
         self.update(|word| {
             let word = word.wrapping_sub(FLUSH);
-            Some(if !succeeded {
+            Some(if !status.is_ok() {
                 word.wrapping_add(FAILURE) | DIRTY | FAILED
             } else if (word >> 32) as u32 == flush.0 {
                 word & !FAILED
@@ -116,19 +116,19 @@ mod tests {
         // One is on its way: it may fail, so the next one asks, too.
         let second = cache.begin();
         assert!(second.is_some());
-        cache.ended(first.unwrap_or(Flush(9)), true);
+        cache.ended(first.unwrap_or(Flush(9)), BlkStatus::OK);
         assert!(cache.begin().is_some_and(|f| {
-            cache.ended(f, true);
+            cache.ended(f, BlkStatus::OK);
             true
         }));
-        cache.ended(second.unwrap_or(Flush(9)), true);
+        cache.ended(second.unwrap_or(Flush(9)), BlkStatus::OK);
         assert!(cache.begin().is_none());
         cache.landed();
         cache.landed();
         let third = cache.begin();
         // While it is on its way another write lands.
         cache.landed();
-        cache.ended(third.unwrap_or(Flush(9)), true);
+        cache.ended(third.unwrap_or(Flush(9)), BlkStatus::OK);
         assert!(cache.begin().is_some());
     }
 
@@ -138,14 +138,14 @@ mod tests {
         let (early, failing) = (cache.begin(), cache.begin());
         let (early, failing) = (early.unwrap_or(Flush(9)), failing.unwrap_or(Flush(9)));
         assert!(!cache.has_failed());
-        cache.ended(failing, false);
+        cache.ended(failing, BlkStatus::IOERR);
         assert!(cache.has_failed());
         // It began before, and does not count.
-        cache.ended(early, true);
+        cache.ended(early, BlkStatus::OK);
         assert!(cache.has_failed());
         let later = cache.begin();
         assert!(later.is_some());
-        cache.ended(later.unwrap_or(Flush(9)), true);
+        cache.ended(later.unwrap_or(Flush(9)), BlkStatus::OK);
         assert!(!cache.has_failed() && cache.begin().is_none());
     }
 }

@@ -13,6 +13,7 @@
 use super::version::{Stamp, Version};
 use crate::dm::{Bits, RcuSlice, RcuSliceCell};
 use crate::engine::{
+    args::PendingReads,
     entries::{losses_of, Entry, Layout, Loss},
     geometry::Geometry,
     route::within_unit,
@@ -40,15 +41,9 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts `entry`, or no longer.
-    fn count(&mut self, entry: &Entry, up: bool) {
-        let add = |count: &mut u64| {
-            *count = if up {
-                count.wrapping_add(1)
-            } else {
-                count.wrapping_sub(1)
-            }
-        };
+    /// One more, or one less: `by`, of those that are as `entry` is.
+    fn change(&mut self, entry: &Entry, by: i64) {
+        let add = |count: &mut u64| *count = count.wrapping_add_signed(by);
         if entry.mask != 0 {
             add(&mut self.relocated);
         } else {
@@ -67,7 +62,7 @@ pub(super) enum Look {
     /// The slot has all of its sectors, from this sector of the region on, and writes need not wait.
     InSlot(Slot, u64),
     /// More than this is to be looked at.
-    Intricate,
+    Undecided,
 }
 
 /// What an update needs.
@@ -171,11 +166,11 @@ impl Entries {
         let unit_sectors = self.geometry.unit_sectors;
         let offset = sector as u32 & unit_sectors.wrapping_sub(1);
         if count == 0 || offset.wrapping_add(count) > unit_sectors {
-            return Look::Intricate;
+            return Look::Undecided;
         }
         let (region, key) = self.layout.place(self.unit_of(sector));
         let Some(cell) = self.regions.get(region) else {
-            return Look::Intricate;
+            return Look::Undecided;
         };
         let words = cell.read(guard);
         let index = self.layout.find(words, key);
@@ -184,7 +179,7 @@ impl Entries {
             .wrapping_shl(offset);
         match self.layout.slot_at(words, index, key, bits) {
             None => Look::Healthy,
-            Some(None) => Look::Intricate,
+            Some(None) => Look::Undecided,
             Some(Some(slot)) => {
                 let start = u64::from(slot.0).wrapping_shl(self.unit_shift);
                 let sector = self.geometry.data_start.wrapping_add(start);
@@ -210,12 +205,12 @@ impl Entries {
     }
 
     /// How many of the sectors `sector..sector + count` from the first on are to be read from main in one go: those of
-    /// no entry, and those that an entry leaves on main; of units without any in a slot only if `pending`. Any context.
+    /// no entry, and those that an entry leaves on main; of units without any in a slot only if reads of them ask main. Any context.
     pub(super) fn on_main(
         &self,
         sector: u64,
         count: u32,
-        pending: bool,
+        pending: PendingReads,
         guard: &rcu::Guard,
     ) -> u32 {
         let mut done = 0;
@@ -236,7 +231,7 @@ impl Entries {
             let offset = bits.trailing_zeros();
             let elsewhere = (entry.mask | entry.lost).wrapping_shr(offset);
             let clear = elsewhere.trailing_zeros().min(within);
-            if entry.mask == 0 && !pending {
+            if entry.mask == 0 && pending == PendingReads::Fail {
                 return done;
             }
             done = done.wrapping_add(clear);
@@ -289,9 +284,15 @@ impl Entries {
     // ---- Bios in flight
 
     /// Whether a write of sectors `sector..sector + count` that went to main, having noted `stamp`
-    /// as the version, is where reads will look for it. `pending`: they look at main for units that have no sector
-    /// in a slot, too. Any context.
-    pub(super) fn is_on_main(&self, stamp: Stamp, sector: u64, count: u32, pending: bool) -> bool {
+    /// as the version, is where reads will look for it. `pending`: whether they look at main for units that
+    /// have no sector in a slot, too. Any context.
+    pub(super) fn is_on_main(
+        &self,
+        stamp: Stamp,
+        sector: u64,
+        count: u32,
+        pending: PendingReads,
+    ) -> bool {
         let (mut at, mut left) = (sector, count);
         let guard = rcu::read_lock();
         while left > 0 {
@@ -306,7 +307,8 @@ impl Entries {
             left = left.wrapping_sub(before);
             let (bits, within) = within_unit(&self.geometry, at, left);
             let is_away = (entry.mask | entry.lost) & bits != 0;
-            if entry.held || is_away || entry.mask == 0 && !pending {
+            let is_unread = entry.mask == 0 && pending == PendingReads::Fail;
+            if entry.held || is_away || is_unread {
                 return false;
             }
             at = at.wrapping_add(within.into());
@@ -376,10 +378,10 @@ impl Entries {
         drop(guard);
         cell.replace((length > 0).then_some(new));
         if let Some(old) = old {
-            updater.counts.count(&old, false);
+            updater.counts.change(&old, -1);
         }
         if let Some(entry) = entry {
-            updater.counts.count(entry, true);
+            updater.counts.change(entry, 1);
         }
     }
 
@@ -476,7 +478,7 @@ impl Entries {
             let slice = slices.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
             let packed = layout.pack(entry);
             slice.extend(packed.get(..layout.stride()).unwrap_or(&packed));
-            updater.counts.count(entry, true);
+            updater.counts.change(entry, 1);
         }
         for (cell, slice) in self.regions.iter().zip(slices) {
             cell.replace((slice.len() > 0).then_some(slice));

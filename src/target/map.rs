@@ -47,7 +47,7 @@ impl Remap<'_> {
                 counter.add(1);
                 this.map_to_slot(bio, slot, sector, stamp)
             }
-            Look::Intricate => {
+            Look::Undecided => {
                 drop(guard);
                 this.map_closely(bio, stamp)
             }
@@ -80,8 +80,8 @@ impl Remap<'_> {
         };
         if op == Op::Read {
             // What lies side by side on main goes there in one piece.
-            let asks = self.asks_again();
-            let on_main = self.entries.on_main(sector, count, asks, &guard);
+            let pending = self.settings.pending_reads();
+            let on_main = self.entries.on_main(sector, count, pending, &guard);
             if on_main > 0 {
                 if !bio.accept_partial(on_main) {
                     return bio.complete(BlkStatus::IOERR);
@@ -180,7 +180,7 @@ impl Remap<'_> {
     fn flush_ended<'a>(&self, bio: EndBio<'a>) -> Ended<'a> {
         if bio.target_bio_nr() != 0 {
             let flush = Flush(Stamp::from_cookie(bio.cookie()).count() as u32);
-            self.cache.ended(flush, bio.status().is_ok());
+            self.cache.ended(flush, bio.status());
             // Before anyone hears of it.
             self.be_careful();
         }
@@ -192,10 +192,10 @@ impl Remap<'_> {
         let Some(flush) = self.cache.begin() else {
             return true;
         };
-        let done = self.spare().device().flush().is_ok();
-        self.cache.ended(flush, done);
+        let status = self.spare().device().flush().err().unwrap_or(BlkStatus::OK);
+        self.cache.ended(flush, status);
         self.be_careful();
-        done
+        status.is_ok()
     }
 
     /// Has `map` look at each bio closely as long as there is a reason, and no longer. Any context.
@@ -223,9 +223,9 @@ impl Remap<'_> {
         match slot {
             Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
             None => {
-                let asks = self.asks_again();
+                let pending = self.settings.pending_reads();
                 self.entries
-                    .is_on_main(stamp, bio.sector(), bio.sectors(), asks)
+                    .is_on_main(stamp, bio.sector(), bio.sectors(), pending)
             }
         }
     }

@@ -6,6 +6,7 @@ use super::entries::{Entries, Look};
 use super::version::Stamp;
 use crate::dm;
 use crate::engine::{
+    args::PendingReads,
     entries::{Entry, Loss},
     format::{self, Cause, State, Superblock, Update},
     geometry::{Geometry, BLOCK_SIZE},
@@ -110,27 +111,36 @@ mod entries_tests {
         let entries = none(1 << 24)?;
         let stamp = entries.version.read();
         // Two units, of which the second is to be relocated.
-        assert!(entries.is_on_main(stamp, 40, 16, true));
+        assert!(entries.is_on_main(stamp, 40, 16, PendingReads::Retry));
         let pending = Entry::new(Unit(6), Slot(9), 0);
         entries.set(pending.unit, Some(&pending));
-        assert!(stamp == entries.version.read() && entries.is_on_main(stamp, 40, 16, true));
+        assert!(
+            stamp == entries.version.read()
+                && entries.is_on_main(stamp, 40, 16, PendingReads::Retry)
+        );
         entries.hold(&pending);
         assert!(stamp != entries.version.read());
-        assert!(!entries.is_on_main(stamp, 40, 16, true) && entries.is_on_main(stamp, 40, 8, true));
+        assert!(
+            !entries.is_on_main(stamp, 40, 16, PendingReads::Retry)
+                && entries.is_on_main(stamp, 40, 8, PendingReads::Retry)
+        );
         assert!(!entries.is_in_slot(48, Slot(9)));
         let relocated = Entry {
             mask: 0x0f,
             ..pending
         };
         entries.set(pending.unit, Some(&relocated));
-        assert!(!entries.is_on_main(stamp, 44, 8, true) && entries.is_on_main(stamp, 52, 4, true));
+        assert!(
+            !entries.is_on_main(stamp, 44, 8, PendingReads::Retry)
+                && entries.is_on_main(stamp, 52, 4, PendingReads::Retry)
+        );
         assert!(entries.is_in_slot(48, Slot(9)) && !entries.is_in_slot(48, Slot(8)));
         let later = entries.version.read();
         entries.hold_to_restore(&relocated);
         entries.set(pending.unit, None);
         // No entry, but the sectors were written from the slot since.
-        assert!(!entries.is_on_main(later, 52, 4, true));
-        assert!(entries.is_on_main(entries.version.read(), 40, 16, true));
+        assert!(!entries.is_on_main(later, 52, 4, PendingReads::Retry));
+        assert!(entries.is_on_main(entries.version.read(), 40, 16, PendingReads::Retry));
         assert!(!entries.is_in_slot(48, Slot(9)));
         Ok(())
     }
@@ -152,8 +162,8 @@ mod entries_tests {
         entries.set(entry.unit, Some(&entry));
         assert!(entries.get(Unit(6)) == Some(entry));
         assert!(
-            !entries.is_on_main(Stamp::LAST, 49, 1, true)
-                && entries.is_on_main(Stamp::LAST, 52, 1, true)
+            !entries.is_on_main(Stamp::LAST, 49, 1, PendingReads::Retry)
+                && entries.is_on_main(Stamp::LAST, 52, 1, PendingReads::Retry)
         );
         let written = Entry {
             mask: 0b1011,
@@ -304,7 +314,7 @@ mod stress_tests {
             check(3, !fixed || !entries.is_healthy(sector, 8))?;
             check(
                 4,
-                !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, true),
+                !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, PendingReads::Retry),
             )?;
             check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
 
@@ -318,7 +328,7 @@ mod stress_tests {
                     check(9, at % 8 == offset && u64::from(slot.0) & 0xff == number)?;
                     check(10, mask_in(slot) >> offset & 1 != 0)?;
                 }
-                Look::Intricate => (),
+                Look::Undecided => (),
             }
             drop(guard);
 
