@@ -17,6 +17,7 @@ import re
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -126,6 +127,13 @@ class Machine:
         """A new disk without data; its serial number is its name."""
         self.disks[name] = self.dir / f"{name}.disk"
         subprocess.run(["truncate", "-s", size, self.disks[name]], check=True)
+
+    def archive(self, name, files):
+        """A new disk that is a tar archive of these files."""
+        self.disks[name] = self.dir / f"{name}.disk"
+        with tarfile.open(self.disks[name], "w") as archive:
+            for file in files:
+                archive.add(file, Path(file).name)
 
     # ---- Power
 
