@@ -26,8 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build/test"
 # A generous bound for what takes seconds on a fast machine.
 LONG = 1800
-REPORTS = re.compile(r"(------------\[ cut here|BUG:|WARNING: .*at |Oops|Kernel panic|general protection fault|INFO: task .* blocked"
-                     r"|rcu: INFO|UBSAN:|watchdog: BUG|refcount_t:)")
+REPORTS = re.compile(os.environ["REPORTS"])
 
 
 def copy(disk, to):

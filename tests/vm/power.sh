@@ -5,7 +5,7 @@
 # not show here, but in replay.sh; what shows is a wrong order, and what activation makes of a half-done change.
 # kernels: stock
 # disks: 32M 16M 1M
-# boots: 98 98 98 0
+# boots: 98 98 0
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 modprobe -a dm_remap ext4

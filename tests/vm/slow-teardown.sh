@@ -1,5 +1,7 @@
 #!/bin/bash
 # Suspending, reloading and removing wait for a recovery that is under way, and for nothing else.
+# kernels: stock (debug)
+# waits: for slow disks
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 16

@@ -1,6 +1,6 @@
 #!/bin/bash
 # fio verifies what it writes while entries come and go, tables are loaded, and sectors go bad.
-# kernels: (stock) debug (race)
+# kernels: (stock) (debug) (race)
 # vm: --timeout 1800
 # args: 45
 # all-args: 300
