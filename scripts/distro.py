@@ -188,7 +188,12 @@ class Machine:
         while time.monotonic() < until:
             # Answers of an earlier question may come first.
             number = time.monotonic_ns() & 0x7FFFFFFF
-            self.agent.send({"execute": "guest-sync", "arguments": {"id": number}})
+            try:
+                # The byte makes it forget what came of a question before.
+                self.agent.file.sendall(b"\xff")
+                self.agent.send({"execute": "guest-sync", "arguments": {"id": number}})
+            except TimeoutError:
+                continue  # there is nobody yet, and no more room
             answer = self.agent.receive(time.monotonic() + 3)
             while answer is not None and answer.get("return") != number:
                 answer = self.agent.receive(time.monotonic() + 3)

@@ -100,7 +100,8 @@ with Machine("distro-root-setup") as rescue:
         check(m, "after a reboot from emergency mode")
         if ALL:
             upgrade(m)
-            print(m.run("dpkg -r --force-depends initramfs-tools; dpkg -i /var/cache/dracut/*.deb; lsinitrd /boot/initrd.img-$(uname -r) | grep remap", timeout=3600))
+            print(m.run("dpkg -r --force-depends initramfs-tools; dpkg -i /var/cache/dracut/*.deb 2>&1 | grep -v ^Creating; "
+                        "dracut --force 2>&1 | tail -n 3; lsinitrd /boot/initrd.img-$(uname -r) | grep remap", timeout=3600))
             m.reboot()
             m.boot("spare")
             check(m, "by dracut")
