@@ -148,7 +148,7 @@ class Machine:
         if "own" not in disks:
             disks = ("own", *disks)
         args = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-machine", "q35",
-                "-accel", os.environ.get("VM_ACCEL", "tcg,thread=multi"), "-cpu", "max,la57=off", "-smp", "2", "-m", str(self.mem),
+                "-accel", os.environ.get("VM_ACCEL", "tcg,thread=multi"), "-cpu", "max,la57=off", "-smp", "1", "-m", str(self.mem),
                 "-serial", f"file:{console}", "-device", "virtio-scsi-pci,id=scsi", "-device", "virtio-serial-pci", "-device", "virtio-rng-pci",
                 "-chardev", f"socket,id=agent,path={self.dir}/agent,server=on,wait=off", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
                 "-qmp", f"unix:{self.dir}/qmp,server=on,wait=off"]
