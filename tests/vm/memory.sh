@@ -1,6 +1,6 @@
 #!/bin/bash
 # When memory is short, or allocations of the module fail, recovery, relocation and commits go on, and nothing is lost.
-# kernels: (stock) debug
+# kernels: stock (debug)
 # vm: --mem 640 --timeout 2400
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
