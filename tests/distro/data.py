@@ -15,7 +15,7 @@ udevadm settle
 
 mkfs.ext4 -q -U 11111111-1111-1111-1111-111111111111 @main@
 echo 'UUID=11111111-1111-1111-1111-111111111111 /data ext4 nofail,x-systemd.device-timeout=600 0 2' >>/etc/fstab
-mkdir -p /data /vol /secret /onlv
+mkdir -p /data /vol /secret /onlv /plain
 dmremap setup --yes safe @main@ @spare@
 dmremap setup --yes pv @main2@ @spare2@
 pvcreate -q /dev/mapper/pv
@@ -29,7 +29,7 @@ echo 'UUID=22222222-2222-2222-2222-222222222222 /vol ext4 x-systemd.device-timeo
 dmremap setup --yes onlv @main3@ /dev/vg/spare3
 mkfs.ext4 -q -U 33333333-3333-3333-3333-333333333333 /dev/mapper/onlv
 dmremap hide --yes onlv
-echo 'UUID=33333333-3333-3333-3333-333333333333 /onlv ext4 nofail,x-systemd.device-timeout=600 0 2' >>/etc/fstab
+echo 'UUID=33333333-3333-3333-3333-333333333333 /onlv ext4 x-systemd.device-timeout=600 0 2' >>/etc/fstab
 
 dmremap setup --yes swap @main4@ @spare4@
 mkswap -q -U 44444444-4444-4444-4444-444444444444 /dev/mapper/swap
@@ -44,8 +44,12 @@ echo 'secret UUID=55555555-5555-5555-5555-555555555555 /etc/key luks,x-systemd.d
 cryptsetup open --key-file /etc/key /dev/mapper/crypt secret
 mkfs.ext4 -q -U 66666666-6666-6666-6666-666666666666 /dev/mapper/secret
 echo '/dev/mapper/secret /secret ext4 x-systemd.device-timeout=600 0 2' >>/etc/fstab
-# Those that will miss something wait that long; all else, as long as the slowest machine takes.
-sed -i '/^\(safe\|onlv\)/s/$/,x-systemd.device-timeout=20/' /etc/remaptab
+dmremap setup --yes plain @main6@ @spare6@
+mkfs.ext4 -q -U 77777777-7777-7777-7777-777777777777 /dev/mapper/plain
+dmremap hide --yes plain
+echo 'UUID=77777777-7777-7777-7777-777777777777 /plain ext4 nofail,x-systemd.device-timeout=600 0 2' >>/etc/fstab
+# As long as the slowest machine takes.
+sed -i 's/defaults$/x-systemd.device-timeout=600/' /etc/remaptab
 systemctl daemon-reload
 mount -a
 cat /etc/remaptab
@@ -76,7 +80,7 @@ grep -q dm- /proc/swaps
 for what in safe:/data onlv:/onlv pv:/vol; do
     (cd ${what#*:}; md5sum -c --quiet /root/sums.${what%:*})
 done
-for d in /data /vol /onlv /secret; do findmnt -no SOURCE $d; done
+for d in /data /vol /onlv /secret /plain; do findmnt -no SOURCE $d; done
 """
 
 
@@ -84,12 +88,12 @@ def check(m, what):
     status, text = m.ask("set -e\n" + CHECK)
     found = text.split()
     r.check(f"{what}: all is mounted from the mapped devices, with every byte right",
-            status == 0 and found[-4:] == ["/dev/mapper/safe", "/dev/mapper/vg-vol", "/dev/mapper/onlv", "/dev/mapper/secret"],
+            status == 0 and found[-5:] == [f"/dev/mapper/{d}" for d in ("safe", "vg-vol", "onlv", "secret", "plain")],
             f"{status}: {text}" + m.ask("journalctl -b -p warning --no-pager | tail -n 40; systemctl --failed; lsblk")[1])
 
 
 with Machine("distro-data") as m:
-    for n, size in (("", 64), ("2", 64), ("3", 32), ("4", 16), ("5", 32)):
+    for n, size in (("", 64), ("2", 64), ("3", 32), ("4", 16), ("5", 32), ("6", 16)):
         m.disk(f"main{n}", f"{size}M")
         if n != "3":
             m.disk(f"spare{n}", "16M")
@@ -107,20 +111,23 @@ with Machine("distro-data") as m:
     m.disk("another", "8M")
     m.boot("another", *reversed(everything), "own")
     check(m, "after a power cut, and with all disks renumbered")
+    m.run("sed -i '/^\\(safe\\|plain\\)/s/=600/=20/' /etc/remaptab; sync")
     m.poweroff()
 
-    # The spare of one and the main of another are missing.
-    m.boot(*(d for d in everything if d not in ("spare", "main3")), wait=False)
-    m.wait("systemctl is-active -q multi-user.target && for name in safe onlv; do journalctl -b -u dmremap@$name | grep 'Plug ' || exit; done")
+    # The spare of one and the main of another are missing: those are waited for 20 s.
+    m.boot(*(d for d in everything if d not in ("spare", "main6")), wait=False)
+    # (A machine so slow that the other half comes later than that starts the unit once more.)
+    m.wait("systemctl is-active -q multi-user.target && journalctl -b -u dmremap@safe | grep 'safe: its spare [^ ]* is missing, and' && "
+           "journalctl -b -u dmremap@plain | grep 'plain: its main [^ ]* is missing. Plug it in'")
     # As if the time of what lies on them were up.
     m.run("systemctl cancel")
-    text = m.run("findmnt -n /data || true; findmnt -n /onlv || true; journalctl -b -u dmremap@safe -u dmremap@onlv --no-pager; ls /dev/disk/by-uuid")
+    text = m.run("findmnt -n /data || true; findmnt -n /plain || true; journalctl -b -u dmremap@safe -u dmremap@plain --no-pager; ls /dev/disk/by-uuid")
     r.check("a spare is missing: nothing of main is mounted, boot goes on", not re.search("^/data ", text, re.M) and "11111111" not in text, text)
     r.check("... and the journal says what is missing, and how to go on",
             "safe: its spare /dev/disk/by-id/" in text and "Plug the spare in" in text, text)
     r.check("main is missing: boot goes on, and the journal says so",
-            not re.search("^/onlv ", text, re.M) and "onlv: its main /dev/disk/by-id/" in text and "Plug it in" in text, text)
-    for name, directory in (("spare", "data"), ("main3", "onlv")):
+            not re.search("^/plain ", text, re.M) and "plain: its main /dev/disk/by-id/" in text and "Plug it in" in text, text)
+    for name, directory in (("spare", "data"), ("main6", "plain")):
         m.plug(name)
         m.wait(f"findmnt -n /{directory}")
     check(m, "both plugged in later")
