@@ -3,7 +3,7 @@
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
     # kernels: stock (debug)      on which of scripts/kernel's (default: stock and debug); those in parentheses only if ALL is set
-    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 600 s); paths are relative to the project
+    # vm: --mem 3000 --smp 2      options for scripts/vm (default: one processor, 1200 s); paths are relative to the project
     # disks: 256M 64M,scsi        empty disk images, kept from boot to boot, with what scripts/vm may be told of a disk
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
@@ -122,7 +122,7 @@ def scenario(script, kernel):
     name = f"{script.stem}-{kernel}"
     start, processor = time.monotonic(), 0
     passed, failed, skipped = 0, [], 0
-    options = ["--kernel", kernel, "--timeout", "1200"]
+    options = ["--kernel", kernel, "--timeout", "1200", "--smp", "1"]
     for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
         options += ["--include", str(helper)]
     images = []

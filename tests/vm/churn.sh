@@ -5,7 +5,7 @@
 # kernels: stock (debug) (race)
 # args: 25
 # all-args: 1800
-# vm: --timeout 3000
+# vm: --smp 2 --timeout 3000
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

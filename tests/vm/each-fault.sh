@@ -6,7 +6,7 @@
 # kernels: debug
 # args: 6
 # all-args: 1
-# vm: --timeout 1200
+# vm: --smp 2 --timeout 1200
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

@@ -5,7 +5,7 @@
 # kernels: stock
 # args: 6
 # all-args: 250
-# vm: --timeout 2400
+# vm: --smp 2 --timeout 2400
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

@@ -2,6 +2,7 @@
 # Bios of any size and place over hundreds of entries, beginning and ending inside units: right data everywhere.
 # Argument: how many random writes for each size of unit.
 # kernels: stock (debug)
+# vm: --smp 2
 # args: 150
 # all-args: 600
 # shellcheck source=tests/vm/lib.sh
