@@ -62,7 +62,7 @@ soak:
 		kunit-race
 	@tests/mutations/run
 	@scripts/deb check-dkms
-	@ALL=1 scripts/test vm distro-root distro-reboots distro-kinds
+	@ALL=1 scripts/test vm distro-data distro-root distro-reboots distro-kinds
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:

@@ -3,6 +3,7 @@
 What is relocated has other content on the raw disk, so whoever mounts that is found out.
 """
 
+import os
 import re
 
 from distro import Machine, Report, by_id
@@ -101,10 +102,10 @@ with Machine("distro-data") as m:
     m.boot(*everything)
     print(m.run(re.sub("@(.*?)@", lambda disk: by_id(disk[1]), SET_UP)))
     print(m.run(FILL))
-    m.reboot()
-
-    m.boot(*everything)
-    check(m, "after a reboot")
+    if "ALL" in os.environ:
+        m.reboot()
+        m.boot(*everything)
+        check(m, "after a reboot")
     m.run("(while :; do dd if=/dev/urandom of=/data/other bs=1M count=8 conv=fsync; done) >/dev/null 2>&1 & sleep 2")
     m.cut()
 
