@@ -52,16 +52,17 @@ test-vm:
 bench:
 	@scripts/bench $(if $(BASELINE),baseline)
 
-# What takes too long for every day, an hour under emulation: the machine is killed at a random moment, CUTS=n times
-# (default 100); the long stress runs; data races, on a kernel of their own (10 minutes more to build); and that the tests
-# notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, its root on a remap device
-# by dracut, too, and with the power failing at any moment.
+# What takes too long for every day, some hours under emulation: scenarios in their long forms and on more kernels; the machine
+# is killed at a random moment, CUTS=n times (default 100); data races, on a kernel of their own (10 minutes more to build);
+# that the tests notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, with its root
+# on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
 soak:
-	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power-stock churn-debug churn-stock lifecycle-previous cycles-stock stress-debug stress-stock writers-debug
-	@scripts/test vm kunit-race writers-race stress-race churn-race
+	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress cycles-stock writers memory each-fault replay hide million straddle \
+		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous slow-teardown-debug spare-gone-debug \
+		kunit-race
 	@tests/mutations/run
 	@scripts/deb check-dkms
-	@ALL=1 scripts/test vm distro-root distro-reboots
+	@ALL=1 scripts/test vm distro-data distro-root distro-reboots distro-kinds
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:

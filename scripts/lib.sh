@@ -22,6 +22,10 @@ die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 # is_kernel WORD: whether scripts/kernel may know it.
 is_kernel() { [[ ${1:-} == @(debug|race|@(stock|previous|+([0-9]).+([0-9]))?(-kunit)) ]]; }
 
+# What the kernel never logs when all is well: an extended regular expression.
+REPORTS='^(.*\])? *\[? *(------------\[ cut here|BUG:|BUG [^ ]+ \(|WARNING:|Oops|Kernel panic|general protection fault'
+REPORTS+='|INFO: task|INFO: rcu|rcu: INFO|INFO: trying to register|kmemleak: [0-9]+ new|ODEBUG:|UBSAN:|watchdog: BUG|refcount_t:)'
+
 # hash WORD...: a short name for what went in.
 hash() { printf '%s\0' "$@" | sha256sum | cut -c1-12; }
 

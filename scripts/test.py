@@ -3,7 +3,7 @@
 A scenario is a script tests/vm/NAME.sh that scripts/vm runs. Comment lines in its head say how:
 
     # kernels: stock (debug)      on which of scripts/kernel's (default: stock and debug); those in parentheses only if ALL is set
-    # vm: --mem 3000 --smp 1      options for scripts/vm (default time-out: 600 s); paths are relative to the project
+    # vm: --mem 3000 --smp 2      options for scripts/vm (default: one processor, 1200 s); paths are relative to the project
     # disks: 256M 64M,scsi        empty disk images, kept from boot to boot, with what scripts/vm may be told of a disk
     # boots: 98 0                 boots the machine once per number, with the boot's number as first argument and the
                                   exit status that is expected as second (98: the script killed the machine);
@@ -98,10 +98,20 @@ def header(script, key, default):
     return shlex.split(match[1]) if match else default
 
 
-def report(name, passed, failed, skipped, start):
-    """Prints the line of a scenario, and what it said last if it failed."""
+def run(command, **options):
+    """Runs a program to its end: (exit status, what it printed, seconds of processor time)."""
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors="replace", **options) as process:
+        text = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, text, used.ru_utime + used.ru_stime
+
+
+def report(name, passed, failed, skipped, start, processor):
+    """Prints the line of a scenario, with its time and the processor's, and what it said last if it failed."""
     print(f"{'FAIL' if failed else 'ok':4} {name:40} {passed:4} passed, {len(failed)} failed"
-          + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s", flush=True)
+          + (f", {skipped} skipped" if skipped else "") + f"  {time.monotonic() - start:6.1f} s, {processor:.0f} of processor", flush=True)
     for promise in failed:
         print(f"       not ok: {promise}  (build/test/{name}.log)", flush=True)
     if failed:
@@ -112,9 +122,9 @@ def report(name, passed, failed, skipped, start):
 def scenario(script, kernel):
     """Runs one scenario on one kernel and prints its line."""
     name = f"{script.stem}-{kernel}"
-    start = time.monotonic()
+    start, processor = time.monotonic(), 0
     passed, failed, skipped = 0, [], 0
-    options = ["--kernel", kernel, "--timeout", "1200"]
+    options = ["--kernel", kernel, "--timeout", "1200", "--smp", "1"]
     for helper in [ROOT / "tests/vm/lib.sh", *sorted((ROOT / "tests/vm").glob("*.py"))]:
         options += ["--include", str(helper)]
     images = []
@@ -139,27 +149,23 @@ def scenario(script, kernel):
             # An emulated processor now and then meets code that another one is patching while the kernel starts ("Oops:
             # int3", once in about a hundred boots); nothing of ours has run then.
             for _ in range(2):
-                run = subprocess.run(
-                    [ROOT / "scripts/vm", *options, str(script), *args],
-                    cwd=ROOT, env={**os.environ, "VM_LOG": str(console)},
-                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                    text=True, errors="replace", check=False,
-                )
-                if run.returncode != 125:
+                status, text, used = run([ROOT / "scripts/vm", *options, str(script), *args], cwd=ROOT, env={**os.environ, "VM_LOG": str(console)})
+                processor += used
+                if status != 125:
                     break
-                log.write(f"# {run.stdout}")
-            log.write(run.stdout)
+                log.write(f"# {text}")
+            log.write(text)
             log.flush()
             # A machine that is to be killed cannot finish its plan.
-            more = ktap(run.stdout, need_plan=expected != "98")
+            more = ktap(text, need_plan=expected != "98")
             passed, failed, skipped = passed + more[0], failed + more[1], skipped + more[2]
-            if run.returncode != int(expected):
-                failed.append(f"exit status {run.returncode}: " + "".join(run.stdout.splitlines()[-1:]))
+            if status != int(expected):
+                failed.append(f"exit status {status}: " + "".join(text.splitlines()[-1:]))
                 break
     for image in images:
         if not failed:
             image.unlink()
-    return report(name, passed, failed, skipped, start)
+    return report(name, passed, failed, skipped, start, processor)
 
 
 def vm_runs(names):
@@ -193,21 +199,16 @@ def kernels(names):
 def host_tests():
     """cargo test, its output kept and its results added up."""
     start = time.monotonic()
-    run = subprocess.run(
+    status, text, processor = run(
         [ROOT / "scripts/build", "cargo", "test", "--features", "tool", "--no-fail-fast"],
         env={**os.environ, "CARGO_PROFILE_TEST_OPT_LEVEL": "2"},  # fast, and overflow is still a panic
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False,
     )
-    (LOGS / "host.log").write_text(run.stdout, encoding="utf-8")
-    results = [(int(p), int(f)) for p, f in re.findall(r"^test result: .* (\d+) passed; (\d+) failed", run.stdout, re.M)]
-    passed, failed = (sum(column) for column in zip(*results)) if results else (0, 0)
-    if run.returncode and not failed or not results:
-        failed += 1
-    if failed:
-        print(run.stdout[-4000:])
-    print(f"{'FAIL' if failed else 'ok':4} {'host':40} {passed:4} passed, {failed} failed"
-          f"  {time.monotonic() - start:6.1f} s", flush=True)
-    return passed, failed
+    (LOGS / "host.log").write_text(text, encoding="utf-8")
+    passed = sum(int(n) for n in re.findall(r"^test result: .* (\d+) passed;", text, re.M))
+    failed = re.findall(r"^test (.*) \.\.\. FAILED$", text, re.M)
+    if status and not failed or not passed:
+        failed.append(f"exit status {status}")
+    return report("host", passed, failed, 0, start, processor)
 
 
 def object_test():
@@ -235,13 +236,12 @@ def distro_test(script):
     """Runs one scenario of tests/distro and prints its line."""
     name = f"distro-{script.stem}"
     start = time.monotonic()
-    run = subprocess.run([ROOT / "scripts/vm", "--distro", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
-    (LOGS / f"{name}.log").write_text(run.stdout, encoding="utf-8")
-    passed, failed, skipped = ktap(run.stdout)
-    if run.returncode:
-        failed.append(f"exit status {run.returncode}")
-    return report(name, passed, failed, skipped, start)
+    status, text, processor = run([ROOT / "scripts/vm", "--distro", script])
+    (LOGS / f"{name}.log").write_text(text, encoding="utf-8")
+    passed, failed, skipped = ktap(text)
+    if status:
+        failed.append(f"exit status {status}")
+    return report(name, passed, failed, skipped, start, processor)
 
 
 def deb_test():
@@ -282,8 +282,9 @@ def main():
         for run in vm_runs(names):
             (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))
     jobs += [deb_test] if what == "all" else []
+    # One more than processors: each waits some of its time.
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
+    at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count() + 1, memory // 4)))
     print(f"{len(jobs) + len(waiting)} runs, {at_once} at once" + (", and one that waits" if waiting else ""), flush=True)
     with ThreadPoolExecutor(at_once) as pool, ThreadPoolExecutor(1) as beside:
         results = [job.result() for job in [pool.submit(job) for job in jobs] + [beside.submit(job) for job in waiting]]

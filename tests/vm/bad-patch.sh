@@ -1,6 +1,7 @@
 #!/bin/bash
 # A spare with a bad patch: no write fails while any slot is free; slots that fail on read; sectors that were lost and come back.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 32

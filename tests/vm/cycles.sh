@@ -5,7 +5,7 @@
 # kernels: stock (debug)
 # args: 300
 # all-args: 10000
-# vm: --timeout 1800
+# vm: --smp 2 --timeout 1800
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

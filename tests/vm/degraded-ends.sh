@@ -2,6 +2,7 @@
 # `degraded` and `tripped` end by themselves; each change of mode, a main that takes no writes and a replica that fails are told,
 # by an event and by a line that no flood of other lines drops.
 # kernels: stock (debug)
+# waits: for the spare to be asked again
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 33

@@ -1,4 +1,6 @@
-"""each-fault.py: each step in the life of a table with one fault in it: the first, the second, ... until it has no more.
+"""each-fault.py [STRIDE]: each step in the life of a table with one fault in it: the first, the second, ... until it has no more.
+
+STRIDE: takes one fault of so many, beginning at any of them.
 
 A fault is an allocation that fails, or a request for I/O on main or spare, called by the module or by what it calls
 (`/proc/thread-self/fail-nth`, Documentation/fault-injection). What the step starts elsewhere, as works, has none.
@@ -11,6 +13,8 @@ import collections
 import contextlib
 import errno
 import os
+import random
+import sys
 import traceback
 from pathlib import Path
 
@@ -22,6 +26,7 @@ OLD = [1000, 5000, 7000]  # bad all the time, and written: they have slots
 LOST = 8000  # bad, and pending
 CLEAN = {errno.ENOMEM, errno.EIO, errno.ENOSPC}
 NAME = "r"
+STRIDE = int(sys.argv[1]) if len(sys.argv) > 1 else 1
 
 fail_nth = os.open("/proc/thread-self/fail-nth", os.O_RDWR)
 
@@ -143,9 +148,9 @@ def reload():
 
 def every_fault(prepare):
     """(faults, errors by number) of a step."""
-    errors, nth = collections.Counter(), 0
+    errors, nth = collections.Counter(), 1 - random.randint(1, STRIDE)
     while True:
-        nth += 1
+        nth += STRIDE
         step, expected = prepare()
         error, fired = with_fault(nth, step)
         try:
@@ -154,7 +159,7 @@ def every_fault(prepare):
                 plain(expected)
             else:
                 # It did without. Of the many such, each third is looked at.
-                if prepare is not load and nth % 3 == 0:
+                if prepare is not load and sum(errors.values()) % 3 == 0:
                     verify(expected)
                 dm.remove(NAME)
         except Exception as failed:

@@ -4,7 +4,9 @@
 #
 # each-fault.py explains. It needs /proc/self/fail-nth, which the debug kernel has.
 # kernels: debug
-# vm: --timeout 1200
+# args: 6
+# all-args: 1
+# vm: --smp 2 --timeout 1200
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
@@ -23,4 +25,4 @@ echo 200 >/sys/block/main/queue/io_timeout
 echo 200 >/sys/block/spare/queue/io_timeout
 # Else each device waits for several grace periods.
 echo 1 >/sys/kernel/rcu_expedited
-exec python3 /host/each-fault.py
+exec python3 /host/each-fault.py "$@"

@@ -2,6 +2,7 @@
 # What an administrator's scripts see: dmsetup wait returns for new entries and changes of mode; each number of dmsetup
 # status; set and reset.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 42

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The fault matrix on main: each operation, each kind of error, over one block, a unit, and with ALL a MiB, with the data read back.
+# The fault matrix on main: each operation, each kind of error, over one block and a unit, with the data read back; with ALL over a MiB, and more kinds.
 # kernels: stock (debug)
 # all-args: MiB
 # shellcheck source=tests/vm/lib.sh
@@ -8,6 +8,7 @@
 # Cells that cannot exist: a flush has no extent; dust passes discards on, and neither dust, flakey, error targets nor
 # null_blk's bad blocks fail a flush; write-zeroes is a command of its own on the SCSI disk, on null_blk it is writes.
 bad=(medium ioerr target error flakey null) other=(transport timeout) all=(block unit "$@")
+(($#)) || bad=(medium null) other=(transport)
 # The debug kernel has dust, and takes ten times as long.
 [[ $VM_KERNEL == stock ]] || bad=(medium null dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)

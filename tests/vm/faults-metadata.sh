@@ -1,6 +1,8 @@
 #!/bin/bash
 # The fault matrix on metadata: table blocks that cannot be written or read, flushes that fail, a spare that is gone.
+# Argument: all kinds of error, and not only the most frequent ones.
 # kernels: stock (debug)
+# all-args: all
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 
@@ -8,6 +10,7 @@
 # that is not in memory, and at activation. Write-zeroes and discards never go there. An area is two blocks here, less
 # than a unit, so it takes the unit's place; the MiB has a superblock and slots as well.
 kinds=(medium ioerr transport timeout error flakey null)
+(($#)) || kinds=(medium transport null)
 # The debug kernel has dust, and takes ten times as long.
 [[ $VM_KERNEL == stock ]] || kinds=(medium transport dust)
 cells=()

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The fault matrix on slots that hold data: each operation, each kind of error, over one block, a unit, and with ALL a MiB.
+# The fault matrix on slots that hold data: each operation, each kind of error, over one block and a unit; with ALL over a MiB, and more kinds.
 # kernels: stock (debug)
 # all-args: MiB
 # shellcheck source=tests/vm/lib.sh
@@ -10,6 +10,7 @@
 # disk only. The device-mapper targets say what null_blk says, IOERR, and the timeout is like the transport error: these
 # are tried on a unit.
 bad=(medium ioerr null error flakey) other=(transport timeout) all=(block unit "$@")
+(($#)) || bad=(medium null) other=(transport)
 # The debug kernel has dust, and takes ten times as long.
 [[ $VM_KERNEL == stock ]] || bad=(medium dust) other=(transport) all=(block unit)
 declare -A sectors=([block]=1 [unit]=64 [MiB]=2048 [device]=1)

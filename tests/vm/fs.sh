@@ -1,6 +1,7 @@
 #!/bin/bash
 # ext4 and xfs over 100 random bad blocks are as good as on a sound disk, and without dm-remap they are not.
 # kernels: stock (debug) (previous)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 10

@@ -2,6 +2,7 @@
 # Writes on their way while their unit moves, and commits of which one part fails: what was acknowledged stays, what may be on
 # the spare already is not forgotten.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 8

@@ -2,6 +2,7 @@
 # dmremap ended by SIGINT in the middle of its work, and devices that fail there: what was there is there, or the command is
 # run again and finishes.
 # kernels: stock
+# vm: --smp 2
 # waits: for slow disks
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh

@@ -1,6 +1,7 @@
 #!/bin/bash
 # What was acknowledged before the machine was killed without warning is there afterwards.
 # kernels: stock (debug)
+# vm: --smp 2
 # disks: 24M 8M 1M
 # boots: 98 0
 # shellcheck source=tests/vm/lib.sh

@@ -2,6 +2,7 @@
 # The KUnit suites inside the module run when it is loaded, and report in the kernel log. On a kernel without KUnit
 # they are run by the module built with tests/kunit.
 # kernels: debug (race) previous-kunit (stock-kunit)
+# vm: --smp 2
 set -e
 before=$(dmesg | wc -l)
 modprobe dm-remap

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Loading, creating, suspending, reloading, removing, unloading: as often as you like, and nothing is left.
 # kernels: stock (debug previous)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 19

@@ -1,7 +1,7 @@
 #!/bin/bash
 # When memory is short, or allocations of the module fail, recovery, relocation and commits go on, and nothing is lost.
-# kernels: (stock) debug
-# vm: --mem 640 --timeout 2400
+# kernels: stock (debug)
+# vm: --smp 2 --mem 640 --timeout 2400
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan=6

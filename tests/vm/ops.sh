@@ -1,6 +1,7 @@
 #!/bin/bash
 # Flush, FUA, discard, write-zeroes, passthrough, nowait, polling, read-only, and limits of all sorts.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 35

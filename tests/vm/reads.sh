@@ -1,6 +1,7 @@
 #!/bin/bash
 # Reads that fail: what is lost is an error and pending until it is written; what was hard to read is moved.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 kinds=(null error flakey)

@@ -3,9 +3,9 @@
 #
 # Main and spare are slices of one dm-log-writes device; replay.py explains.
 # kernels: stock
-# args: 12
+# args: 6
 # all-args: 250
-# vm: --timeout 2400
+# vm: --smp 2 --timeout 2400
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 

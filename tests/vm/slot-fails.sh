@@ -1,6 +1,7 @@
 #!/bin/bash
 # Slots that fail with data in them: what can be saved moves to another slot; the rest is lost, never main's old data.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 35

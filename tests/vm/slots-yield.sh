@@ -1,7 +1,7 @@
 #!/bin/bash
 # Slots are for data: what a failed read remembers of a bad sector gives way to a write that needs the slot.
 # kernels: stock (debug)
-# vm: --mem 1500
+# vm: --smp 2 --mem 1500
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 big=1

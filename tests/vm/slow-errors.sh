@@ -1,6 +1,8 @@
 #!/bin/bash
 # 1,000 units that take a second to fail are recovered side by side, and nobody else waits for them.
 # kernels: stock (debug)
+# vm: --smp 2
+# waits: for slow disks
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 13

@@ -1,5 +1,8 @@
 #!/bin/bash
 # Suspending, reloading and removing wait for a recovery that is under way, and for nothing else.
+# kernels: stock (debug)
+# vm: --smp 2
+# waits: for slow disks
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 16

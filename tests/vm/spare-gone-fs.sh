@@ -2,6 +2,7 @@
 # The spare is unplugged below a file system under a load of fsyncs. With nothing in slots nobody notices; with data in them there are
 # errors for what the spare has and for what must be durable there, and what was acknowledged is there once it is back.
 # kernels: stock (debug)
+# vm: --smp 2
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 22

@@ -1,6 +1,6 @@
 #!/bin/bash
 # The spare is unplugged, or does not flush: what main has does not suffer, and no flush that needs the spare is acknowledged.
-# kernels: stock debug
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
 plan 32

@@ -1,12 +1,16 @@
 #!/bin/bash
 # Bios of any size and place over hundreds of entries, beginning and ending inside units: right data everywhere.
+# Argument: how many random writes for each size of unit.
 # kernels: stock (debug)
+# vm: --smp 2
+# args: 150
+# all-args: 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 21
 
 mib=12 # of the device
-writes=600
+writes=$1
 [[ $VM_KERNEL == stock ]] || writes=100
 
 cat >/run/model.py <<'P'

@@ -1,7 +1,7 @@
 #!/bin/bash
 # fio verifies what it writes while entries come and go, tables are loaded, and sectors go bad.
-# kernels: (stock) debug (race)
-# vm: --timeout 1800
+# kernels: (stock) (debug) (race)
+# vm: --smp 2 --timeout 1800
 # args: 45
 # all-args: 300
 # shellcheck source=tests/vm/lib.sh

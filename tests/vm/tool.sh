@@ -1,7 +1,7 @@
 #!/bin/bash
 # dmremap and the kernel: each reads what the other wrote, and a device in use is refused.
 # kernels: stock
-# vm: --include tests/reader.py
+# vm: --smp 2 --include tests/reader.py
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 12

@@ -1,6 +1,8 @@
 #!/bin/bash
 # A main device that goes away as a whole is not taken for bad sectors: no slots are used, and it is awaited.
 # kernels: stock (debug)
+# vm: --smp 2
+# waits: for main to be asked again
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 29

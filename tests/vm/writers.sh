@@ -1,7 +1,8 @@
 #!/bin/bash
 # Two jobs write different sectors of the same units while these are relocated, restored, and fail: no write is lost.
-# kernels: stock debug (race)
-# args: 40
+# kernels: stock (debug) (race)
+# vm: --smp 2
+# args: 20
 # all-args: 100
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh

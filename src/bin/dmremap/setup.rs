@@ -320,6 +320,9 @@ fn what_next(name: &str, inside: &[Signature], is_in_tab: bool) -> Result<()> {
             stdout(),
             "In /etc/fstab: {path} /mnt {kind} defaults,nofail 0 2"
         )?,
+        None if !inside.is_empty() => {
+            writeln!(stdout(), "Its partitions appear with: kpartx -a {path}")?
+        }
         // It would show on main as well.
         None => writeln!(
             stdout(),
