@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A device-mapper target in Rust: `<device> <start>`, a range of a device, as dm-linear.
+//! A device-mapper target in Rust: `<device> <start>`, a range of a device, as dm-linear has for plain I/O.
 
 // In the kernel's tree: `use kernel::device_mapper as dm;`.
 #[path = "../../src/dm/mod.rs"]

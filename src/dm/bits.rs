@@ -14,6 +14,7 @@ use kernel::{
 /// What `word` holds: a relaxed load in one instruction. Any context. C: `READ_ONCE`.
 #[inline(always)]
 pub(crate) fn read_relaxed<T: AtomicType + Copy>(word: &Atomic<T>) -> T {
+    const { assert!(size_of::<T>() <= size_of::<usize>(), "this load may tear") };
     // SAFETY: `Atomic` has the layout of what it holds, which is aligned and valid as long as the borrow. Whoever else writes to
     // it does so atomically, beside which a volatile read is a relaxed load.
     unsafe { word.as_ptr().read_volatile() }

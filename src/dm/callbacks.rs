@@ -107,8 +107,15 @@ macro_rules! module_target {
 
         impl ::kernel::Module for TargetModule {
             fn init(module: &'static ::kernel::ThisModule) -> ::kernel::error::Result<Self> {
+                use ::kernel::sync::atomic::{Atomic, Full};
+
+                static ENTERED: Atomic<i32> = Atomic::new(0);
+                if ENTERED.xchg(1, Full) != 0 {
+                    return Err(::kernel::error::code::EBUSY);
+                }
                 let data = $data;
-                // SAFETY: The `module!` below is this crate's, keeps what this returns, and drops it on unloading.
+                // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it on
+                // unloading. Nobody else's call comes so far: the module's first code to run is that one.
                 let registration = unsafe { $crate::dm::Registration::new(module, data) };
                 Ok(Self { _registration: registration? })
             }
@@ -173,6 +180,9 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`]; `argv` are `argc` C strings for the duration of the call.
     unsafe extern "C" fn ctr(ti: *mut dm_target, argc: c_uint, argv: *mut *mut c_char) -> c_int {
+        // What is registered is shared with callbacks of suspended devices. Should a lock of its be held while memory is asked for,
+        // that must not wait for I/O to one of them.
+        let _noio = NoIo::enter();
         // SAFETY: As the requirement says.
         let args = unsafe { Args::copy_from_raw(argc, argv) };
         let made = args.map_err(Refused::from).and_then(|args| {
@@ -314,6 +324,8 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`].
     unsafe extern "C" fn resume(ti: *mut dm_target) {
+        // Bios to the device wait until all of its targets have returned from this (`__dm_resume`).
+        let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
         T::resume(unsafe { Instance::<T>::of(ti) }.data());
     }
@@ -328,6 +340,8 @@ impl<T: Target> Callbacks<T> {
         result: *mut c_char,
         maxlen: c_uint,
     ) {
+        // The device may be suspended, and resuming it waits for us (`dm_get_live_table`).
+        let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
         let data = unsafe { Instance::<T>::of(ti) }.data();
         // SAFETY: Valid for writes by the requirement, and for us alone.
@@ -387,6 +401,8 @@ impl<T: Target> Callbacks<T> {
         visit: bindings::iterate_devices_callout_fn,
         data: *mut c_void,
     ) -> c_int {
+        // The device may be suspended, as for a new table.
+        let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded.
         let instance = unsafe { Instance::<T>::of(ti) };
         // SAFETY: What device-mapper passed, for this call.
@@ -401,6 +417,8 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`]; `limits` is the callee's for the duration of the call.
     unsafe extern "C" fn io_hints(ti: *mut dm_target, limits: *mut kernel::bindings::queue_limits) {
+        // The device may be suspended, as for a new table.
+        let _noio = NoIo::enter();
         // SAFETY: Valid, and nobody else's, for this call, by the requirement.
         let limits = unsafe { &mut *limits };
         if !T::POLLED {

@@ -55,7 +55,11 @@ impl Drop for Devices {
 ///
 /// # Invariants
 ///
-/// `dev` is open for all of `'t`, and `bdev` is its block device.
+/// `dev` is open for all of `'t`, and `bdev` is its block device: device-mapper changes it only if another target of the same table
+/// opens the device in a further mode (`upgrade_mode`), and all targets of this layer use the table's.
+///
+/// Whoever has one in a callback has it from the data of the same target, so `'t` is not over until bios sent to it are complete: the
+/// only place that two targets share is [`super::Target::RegistrationData`], which is `'static`.
 #[derive(Clone, Copy)]
 pub(crate) struct Device<'t> {
     dev: NonNull<dm_dev>,
@@ -66,7 +70,7 @@ pub(crate) struct Device<'t> {
 
 // SAFETY: Nothing of it is bound to a thread.
 unsafe impl Send for Device<'_> {}
-// SAFETY: All methods read what does not change while the device is open.
+// SAFETY: All methods may be called concurrently: they read single words of an open block device, or submit bios of their own.
 unsafe impl Sync for Device<'_> {}
 
 /// Sectors of a disk, in the numbers of the whole disk: comparable between its partitions.

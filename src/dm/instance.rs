@@ -29,8 +29,14 @@ use kernel::{bindings::block_device, prelude::*};
 /// - `data` are initialised, and pinned, as long as there is a shared reference to the instance: before that, [`Setup`] has the only
 ///   pointer to it, and makes unique references; after it, [`Instance::destroy`] has. They were made as `T::Data<'t>` for a `'t`
 ///   that ends when they are dropped. (The type says `'static`, as it must say something.)
-/// - But for `data`, nothing of this changes as long as there is a shared reference.
+/// - Nothing of `lent` changes as long as there is a shared reference.
 pub(super) struct Instance<T: Target> {
+    lent: Lent<T>,
+    data: MaybeUninit<T::Data<'static>>,
+}
+
+/// The part of an [`Instance`] that is the layer's.
+struct Lent<T: Target> {
     ti: NonNull<dm_target>,
     begin: u64,
     linear_device: *mut block_device,
@@ -39,7 +45,6 @@ pub(super) struct Instance<T: Target> {
     queue: Option<Queue>,
     works: KVec<KBox<WorkItem<T>>>,
     devices: Devices,
-    data: MaybeUninit<T::Data<'static>>,
 }
 
 impl<T: Target> Instance<T> {
@@ -70,32 +75,32 @@ impl<T: Target> Instance<T> {
     /// Its first sector on the mapped device.
     #[inline(always)]
     pub(super) fn begin(&self) -> u64 {
-        self.begin
+        self.lent.begin
     }
 
     pub(super) fn info(&self) -> &TargetInfo {
         // SAFETY: By the invariant it is a target that outlives `self`.
-        unsafe { TargetInfo::from_raw(self.ti.as_ptr()) }
+        unsafe { TargetInfo::from_raw(self.lent.ti.as_ptr()) }
     }
 
     /// What a sector has to have added that is sent to where [`Setup::linear`] says.
     pub(super) fn linear_delta(&self) -> u64 {
-        self.linear_delta
+        self.lent.linear_delta
     }
 
     /// The device for that, which is open, as there is a [`Linear`] of this target's.
     #[inline(always)]
     pub(super) fn linear_device(&self, _made: &Linear<'_>) -> *mut block_device {
-        self.linear_device
+        self.lent.linear_device
     }
 
     #[cfg(CONFIG_KUNIT)]
     pub(super) fn set_linear_delta(&mut self, delta: u64) {
-        self.linear_delta = delta;
+        self.lent.linear_delta = delta;
     }
 
     pub(super) fn queue(&self) -> Option<&Queue> {
-        self.queue.as_ref()
+        self.lent.queue.as_ref()
     }
 
     /// Makes the target's data as the words of its table line say, and leaves them to `ti`. May sleep.
@@ -105,22 +110,24 @@ impl<T: Target> Instance<T> {
     /// `ti` must be a target under construction, of a type that a [`TypeObject`] of `T` is for.
     pub(super) unsafe fn create(ti: *mut dm_target, args: &Args) -> Result<(), Refused> {
         let ti = NonNull::new(ti).ok_or(EINVAL)?;
-        let instance = KBox::<Self>::new_uninit(GFP_KERNEL).map_err(Error::from)?;
+        let mut instance = KBox::<Self>::new_uninit(GFP_KERNEL).map_err(Error::from)?;
+        let lent = Lent {
+            ti,
+            // SAFETY: Valid by the requirement.
+            begin: unsafe { (*ti.as_ptr()).begin },
+            linear_device: core::ptr::null_mut(),
+            linear_delta: 0,
+            queue: None,
+            works: KVec::new(),
+            devices: Devices::new(ti),
+        };
+        // (In place: the data may be larger than the stack.)
+        // SAFETY: A place in the new allocation. After this, the instance is valid, as `data` need not be initialised.
         // INVARIANT: No linear device was asked for, there is no work, and the data are not initialised.
-        let instance = KBox::write(
-            instance,
-            Self {
-                ti,
-                // SAFETY: Valid by the requirement.
-                begin: unsafe { (*ti.as_ptr()).begin },
-                linear_device: core::ptr::null_mut(),
-                linear_delta: 0,
-                queue: None,
-                works: KVec::new(),
-                devices: Devices::new(ti),
-                data: MaybeUninit::uninit(),
-            },
-        );
+        let instance = unsafe {
+            (&raw mut (*instance.as_mut_ptr()).lent).write(lent);
+            instance.assume_init()
+        };
         let mut setup = Setup::<T> {
             // INVARIANT: Its own from here on.
             instance: NonNull::from(KBox::leak(instance)),
@@ -140,10 +147,12 @@ impl<T: Target> Instance<T> {
         unsafe {
             (*ti.as_ptr()).private = instance.cast();
             (*ti.as_ptr()).per_io_data_size = per_bio_size::<T>() as c_uint;
+            // Of a duplicate that `map` kept, device-mapper would look at the clone, which may be complete by then.
+            (*ti.as_ptr()).set_accounts_remapped_io(true);
         }
         // INVARIANT: The data are initialised, so there may be shared references.
         // SAFETY: Valid, and left to device-mapper, which calls nothing before this returns.
-        for item in unsafe { &(*instance).works } {
+        for item in unsafe { &(*instance).lent.works } {
             item.enable();
         }
         Ok(())
@@ -160,12 +169,12 @@ impl<T: Target> Instance<T> {
         {
             // SAFETY: Valid, as the requirement says; works and `process` have shared references, too.
             let this = unsafe { &*this };
-            for item in &this.works {
+            for item in &this.lent.works {
                 // The kernel refuses to queue it from now on, and so no other work begins it once more.
                 item.disable_sync();
             }
             // Of bios that are complete, `process` may still run.
-            if let Some(queue) = &this.queue {
+            if let Some(queue) = &this.lent.queue {
                 queue.drain();
             }
         }
@@ -193,15 +202,16 @@ pub(crate) struct Setup<'t, T: Target> {
 }
 
 impl<'t, T: Target> Setup<'t, T> {
-    fn instance(&mut self) -> &mut Instance<T> {
+    /// What is lent. (Not the data, whose initialiser may have this and be at work.)
+    fn lent(&mut self) -> &mut Lent<T> {
         // SAFETY: Owned by the invariant; works have a pointer to it, but are disabled.
-        unsafe { self.instance.as_mut() }
+        unsafe { &mut (*self.instance.as_ptr()).lent }
     }
 
     /// The target, for its data to keep.
     pub(crate) fn info(&self) -> &'t TargetInfo {
         // SAFETY: Owned by the invariant.
-        let ti = unsafe { (*self.instance.as_ptr()).ti };
+        let ti = unsafe { (*self.instance.as_ptr()).lent.ti };
         // SAFETY: A target outlives its data, so `'t`.
         unsafe { TargetInfo::from_raw(ti.as_ptr()) }
     }
@@ -215,7 +225,7 @@ impl<'t, T: Target> Setup<'t, T> {
 
     /// Opens a device in the table's mode. It is closed when the data have been dropped. May sleep.
     pub(crate) fn device(&mut self, path: &CStr) -> Result<Device<'t>> {
-        let dev = self.instance().devices.open(path)?;
+        let dev = self.lent().devices.open(path)?;
         // SAFETY: Open, and closed after `'t`.
         Ok(unsafe { Device::new(dev) })
     }
@@ -223,9 +233,9 @@ impl<'t, T: Target> Setup<'t, T> {
     /// Says where most bios go ([`super::MapBio::remap_linear`]): the target's sectors lie on `device` in one piece from `start`
     /// on. Asked again, it is the last one that counts.
     pub(crate) fn linear(&mut self, device: Device<'t>, start: u64) -> Linear<'t> {
-        let instance = self.instance();
-        instance.linear_device = device.bdev();
-        instance.linear_delta = start.wrapping_sub(instance.begin);
+        let lent = self.lent();
+        lent.linear_device = device.bdev();
+        lent.linear_delta = start.wrapping_sub(lent.begin);
         // INVARIANT: Just set.
         Linear(PhantomData)
     }
@@ -233,28 +243,28 @@ impl<'t, T: Target> Setup<'t, T> {
     /// A work of the target's: [`TargetWork::run`] is called once for each time that it is queued. It can be queued as soon as
     /// the target's data are complete. May sleep.
     pub(crate) fn work<W: TargetWork<T>>(&mut self) -> Result<Work<'t>> {
-        if self.instance().queue.is_none() {
+        if self.lent().queue.is_none() {
             self.make_queue()?;
         }
         let pointer = self.instance;
-        let instance = self.instance();
-        let queue = instance.queue.as_ref().ok_or(EINVAL)?;
+        let lent = self.lent();
+        let queue = lent.queue.as_ref().ok_or(EINVAL)?;
         let item = WorkItem::new::<W>(pointer, queue)?;
         // SAFETY: The item and its queue stay until after `'t`: the box is kept, or it is dropped here and its work not returned.
         let work = unsafe { Work::new(&item) };
-        instance.works.push(item, GFP_KERNEL)?;
+        lent.works.push(item, GFP_KERNEL)?;
         Ok(work)
     }
 
     fn make_queue(&mut self) -> Result {
         let queue = Queue::new(T::NAME, self.info().name())?;
-        self.instance().queue = Some(queue);
+        self.lent().queue = Some(queue);
         Ok(())
     }
 
     fn ti(&mut self) -> &mut dm_target {
         // SAFETY: Under construction: device-mapper looks at it when the constructor has returned.
-        unsafe { self.instance().ti.as_mut() }
+        unsafe { self.lent().ti.as_mut() }
     }
 
     /// Asks for so many duplicates of each flush, told apart by [`super::MapBio::target_bio_nr`]. None is asked for at first:

@@ -6,7 +6,7 @@ use super::{bindings, device::Device, status::BlkStatus};
 use core::mem::MaybeUninit;
 use kernel::{
     alloc::Flags,
-    bindings::{bio, bio_init, bio_uninit, bio_vec, submit_bio_wait},
+    bindings::{bio, bio_init, bio_uninit, bio_vec},
     prelude::*,
 };
 
@@ -101,7 +101,7 @@ impl Device<'_> {
             | bindings::REQ_PREFLUSH;
         // SAFETY: A bio without data; the block device is open as long as `self`, and this waits for the bio.
         unsafe {
-            submit_and_wait(|bio| {
+            submit_and_wait(core::ptr::null_mut(), |bio| {
                 bio_init(bio, self.bdev(), core::ptr::null_mut(), 0, opf);
                 Ok(())
             })
@@ -126,7 +126,7 @@ impl Device<'_> {
         // stay valid until the bio is complete, as the function waits for that. The block device
         // is open as long as `self`.
         unsafe {
-            submit_and_wait(|bio| {
+            submit_and_wait(core::ptr::null_mut(), |bio| {
                 bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
                 bindings::dmr_bio_add_virt(bio, data.cast(), len as c_uint);
                 (*bio).bi_iter.bi_sector = sector;
@@ -137,7 +137,17 @@ impl Device<'_> {
     }
 
     /// Writes `sectors` sectors of zeroes to `sector`. May sleep.
-    pub(super) fn write_zeroes(&self, sector: u64, sectors: u32, fua: bool) -> BlkStatus {
+    ///
+    /// # Safety
+    ///
+    /// `whole` must be as [`submit_and_wait`] wants it.
+    pub(super) unsafe fn write_zeroes(
+        &self,
+        sector: u64,
+        sectors: u32,
+        fua: bool,
+        whole: *mut bio,
+    ) -> BlkStatus {
         const PAGE: u32 = (kernel::page::PAGE_SIZE >> 9) as u32;
         let mut opf = kernel::bindings::req_op_REQ_OP_WRITE | bindings::REQ_SYNC;
         if fua {
@@ -148,9 +158,9 @@ impl Device<'_> {
             let count = PAGE.min(sectors - done);
             let mut vec = MaybeUninit::<bio_vec>::uninit();
             // SAFETY: The table has one vector, which stays until the bio is complete, as the function waits for that. The data
-            // is the kernel's zero page, at most all of it, which nobody writes to. The block device is open as long as `self`.
+            // is the kernel's zero page, at most all of it, which nobody writes to. The block device is open as long as `self`. `whole` is as the requirement says.
             let status = unsafe {
-                submit_and_wait(|bio| {
+                submit_and_wait(whole, |bio| {
                     bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
                     bindings::dmr_bio_add_zeroes(bio, count << 9);
                     (*bio).bi_iter.bi_sector = sector + u64::from(done);
@@ -168,11 +178,16 @@ impl Device<'_> {
 
 /// Submits the bio that `init` prepares and waits for it. May sleep.
 ///
+/// `whole`: null, or a clone of device-mapper's of which this does a part. Then it is charged to the control group of whoever sent
+/// that one, and seen in the mapped device's statistics.
+///
 /// # Safety
 ///
 /// If it returns `Ok`, `init` must have initialised the bio, for a device that is open and with data
-/// that is valid until the bio is complete; if it returns an error, the bio must hold no resources.
+/// that is valid until the bio is complete; if it returns an error, the bio must hold no resources. `whole` must not be complete,
+/// if it is not null, and its target must have [`dm_target::accounts_remapped_io`](super::bindings::dm_target) set.
 pub(super) unsafe fn submit_and_wait(
+    whole: *mut bio,
     init: impl FnOnce(*mut bio) -> Result<(), BlkStatus>,
 ) -> BlkStatus {
     let mut bio = MaybeUninit::<bio>::uninit();
@@ -180,12 +195,23 @@ pub(super) unsafe fn submit_and_wait(
     if let Err(status) = init(bio) {
         return status;
     }
+    let submit = (!whole.is_null()).then_some(submit_part as unsafe extern "C" fn(_, _));
     // SAFETY: By the requirement, ready to be submitted; it lives on this stack until after the
-    // wait. `submit_bio_wait` clears nothing of it, so the status can be read then.
+    // wait. `bio_await` clears nothing of it, so the status can be read then. `submit_part` gets what it wants.
     unsafe {
-        submit_bio_wait(bio);
+        kernel::bindings::bio_await(bio, whole.cast(), submit);
         let status = BlkStatus((*bio).bi_status);
         bio_uninit(bio);
         status
     }
+}
+
+/// Submits `part` on behalf of the clone `whole`.
+///
+/// # Safety
+///
+/// As [`submit_and_wait`] says, for a `whole` that is not null.
+unsafe extern "C" fn submit_part(part: *mut bio, whole: *mut c_void) {
+    // SAFETY: By the requirement. `whole` may have been accounted for already.
+    unsafe { bindings::dm_submit_bio_remap(whole.cast(), part) };
 }

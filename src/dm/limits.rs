@@ -29,10 +29,10 @@ impl<'a> DeviceVisitor<'a> {
 }
 
 impl DeviceVisitor<'_> {
-    /// Whether device-mapper only asks whether all that it is shown can do something (`device_not_..._capable` in
-    /// `drivers/md/dm-table.c`): a device of which the target does not need it may then be left out. What changes or
-    /// measures something has data.
-    pub(crate) fn is_question(&self) -> bool {
+    /// Whether the visit comes without data, as device-mapper's questions do whether all that it is shown can do something
+    /// (`device_not_..._capable` in `drivers/md/dm-table.c`): a device of which the target does not need it may then be left
+    /// out. What changes or measures something has data. (Some questions whether any device can do something have none, too.)
+    pub(crate) fn has_no_data(&self) -> bool {
         self.data.is_null()
     }
 

@@ -33,7 +33,8 @@
 //!
 //! This layer knows nothing of what a target does. It holds all the `unsafe` of the module.
 //!
-//! Known limits: bio based targets only; no zoned devices; no passed-through ioctls. That `map` and `end_io` do not sleep is not
+//! Known limits: bio based targets only; no zoned devices, secure erase, atomic writes, inline encryption, data integrity, DAX; no
+//! passed-through ioctls but for persistent reservations, which device-mapper sends to all devices that a target shows. That `map` and `end_io` do not sleep is not
 //! checked by the compiler, but by a kernel with `CONFIG_DEBUG_ATOMIC_SLEEP`.
 //!
 //! C header: `include/linux/device-mapper.h`.

@@ -28,8 +28,12 @@ impl From<Error> for Refused {
 
 /// A target type. See [the module's documentation](super) for the order of calls.
 ///
-/// A target needs [`Target::ctr`] and [`Target::map`]. What else it does not implement costs nothing: device-mapper is
-/// not told that there is such a callback.
+/// A target needs [`Target::ctr`] and [`Target::map`]. What else it does not implement costs no bio anything: device-mapper is
+/// not told that there is such a callback. (It is told of `status` and, as long as bios are not polled for, of `io_hints`, which
+/// the layer answers by itself.)
+///
+/// Where it says so, requests for memory start no I/O, as the device, or another one that shares [`Target::RegistrationData`], may
+/// be suspended: what waits for that I/O would wait for ever.
 ///
 /// C: `struct target_type` in `include/linux/device-mapper.h`.
 #[vtable]
@@ -57,7 +61,7 @@ pub(crate) trait Target: Sized + 'static {
     /// ([`MapBio::accept_partial`]).
     const POLLED: bool = false;
 
-    /// Makes a target from a table line. May sleep. Other tables of the same mapped device may be
+    /// Makes a target from a table line. May sleep; requests for memory start no I/O. Other tables of the same mapped device may be
     /// active: nothing may be changed that they rely on.
     fn ctr<'t>(
         setup: &mut Setup<'t, Self>,
@@ -68,7 +72,8 @@ pub(crate) trait Target: Sized + 'static {
     fn map<'a>(data: &Self::Data<'_>, bio: MapBio<'a, Self>) -> Mapped<'a>;
 
     /// Whether a bio that succeeded, and was sent down with this cookie, is done: then [`Target::end_io`] need not see it.
-    /// Any context; asked for every bio that succeeds.
+    /// Any context; asked for every bio that succeeds. Also of those that the target completes itself, from within `complete`,
+    /// and with another cookie then: whatever lock is held there must not be taken here.
     fn is_settled(_data: &Self::Data<'_>, _cookie: Cookie<'_, Self>) -> bool {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -104,23 +109,23 @@ pub(crate) trait Target: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Bios come from now on. May sleep.
+    /// The table is active; bios come when all of its targets have returned from this. May sleep; requests for memory start no I/O.
     fn resume(_data: &Self::Data<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Prints what `dmsetup status` shows. May sleep.
+    /// Prints what `dmsetup status` shows. May sleep; requests for memory start no I/O.
     fn status(_data: &Self::Data<'_>, _out: &mut TextWriter<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Prints the words behind the target's name in `dmsetup table`. May sleep.
+    /// Prints the words behind the target's name in `dmsetup table`. May sleep; requests for memory start no I/O.
     fn table(_data: &Self::Data<'_>, _out: &mut TextWriter<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
     /// Prints the attributes that the integrity subsystem measures, see
-    /// `Documentation/admin-guide/device-mapper/dm-ima.rst`: `,name=value` each. May sleep.
+    /// `Documentation/admin-guide/device-mapper/dm-ima.rst`: `,name=value` each. May sleep; requests for memory start no I/O.
     fn ima(_data: &Self::Data<'_>, _out: &mut TextWriter<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
@@ -130,12 +135,13 @@ pub(crate) trait Target: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Shows every range of every underlying device. May sleep.
+    /// Shows every range of every underlying device. May sleep; requests for memory start no I/O.
     fn iterate_devices(_data: &Self::Data<'_>, _visitor: DeviceVisitor<'_>) -> Result<(), Stop> {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Changes what the underlying devices, as shown by [`Target::iterate_devices`], make of the limits. May sleep.
+    /// Changes what the underlying devices, as shown by [`Target::iterate_devices`], make of the limits. May sleep; requests for memory start
+    /// no I/O.
     fn io_hints(_data: &Self::Data<'_>, _limits: &mut Limits<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

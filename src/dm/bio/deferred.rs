@@ -105,24 +105,29 @@ impl<T: Target> DeferredBio<'_, T> {
         let is_fua = fua == Fua::Always || self.is_fua();
         match self.op() {
             Op::Read | Op::Write => (),
-            Op::WriteZeroes => return device.write_zeroes(sector, count, is_fua),
+            Op::WriteZeroes => {
+                // SAFETY: A clone of a target of this layer's, which completes with `self`.
+                return unsafe { device.write_zeroes(sector, count, is_fua, self.bio.ptr()) };
+            }
             _ => return BlkStatus::NOTSUPP,
         }
         // SAFETY: The clone shares the bio's pages, which stay until the bio is complete, and that
         // needs `self`. It gets no memory but for what a bio with an encryption or integrity
         // context has, which device-mapper does not send to targets that do not ask for it. (No I/O for that: `run` has
         // seen to it.) The device is set after the cloning, as only that forgets that the bio was already
-        // translated to a whole disk's sectors (`BIO_REMAPPED`).
+        // translated to a whole disk's sectors (`BIO_REMAPPED`). The bio is a clone of a target of this layer's, which completes
+        // with `self`.
         unsafe {
-            submit_and_wait(|clone| {
+            submit_and_wait(self.bio.ptr(), |clone| {
                 let memory = kernel::bindings::GFP_KERNEL;
                 if bio_init_clone(core::ptr::null_mut(), clone, self.bio.ptr(), memory) != 0 {
                     return Err(BlkStatus::RESOURCE);
                 }
                 bio_trim(clone, skip.into(), count.into());
                 set_dev(clone, device.bdev());
-                // It is waited for now, whatever the submitter wanted.
-                (*clone).bi_opf &= !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD);
+                // It is waited for now, whatever the submitter wanted; nobody polls for this clone.
+                (*clone).bi_opf &=
+                    !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
                 if is_fua && self.op() == Op::Write {
                     (*clone).bi_opf |= bindings::REQ_FUA;
                 }

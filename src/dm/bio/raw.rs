@@ -66,6 +66,11 @@ pub(in super::super) const fn per_bio_size<T: Target>() -> usize {
         assert!(
             align_of::<PerBio<T>>() <= 8,
             "device-mapper aligns per-bio data to 8 bytes"
+        );
+        // Device-mapper's sum with what it keeps itself must not overflow; and all of it is there once for each clone.
+        assert!(
+            size_of::<PerBio<T>>() <= 4096,
+            "per-bio data must be small"
         )
     };
     if sees_bios_again::<T>() {
@@ -129,12 +134,9 @@ impl<T: Target> Raw<T> {
     pub(super) fn op(self, size: u32) -> Op {
         match self.opf() & bindings::REQ_OP_MASK {
             kernel::bindings::req_op_REQ_OP_READ => Op::Read,
-            // An empty write with a preflush is how a flush reaches a bio based driver.
-            kernel::bindings::req_op_REQ_OP_WRITE
-                if size == 0 && self.has(bindings::REQ_PREFLUSH) =>
-            {
-                Op::Flush
-            }
+            // How a flush reaches a bio based driver. (It has a preflush, too, but comes back without it from a device that has
+            // no cache: `submit_bio_noacct`.)
+            kernel::bindings::req_op_REQ_OP_WRITE if size == 0 => Op::Flush,
             kernel::bindings::req_op_REQ_OP_WRITE => Op::Write,
             kernel::bindings::req_op_REQ_OP_WRITE_ZEROES => Op::WriteZeroes,
             kernel::bindings::req_op_REQ_OP_DISCARD => Op::Discard,

@@ -533,6 +533,11 @@ mod bios {
         assert!(bio.op() == Op::Write && bio.op_is_write());
         assert!(bio.private() == Some(11));
         let _ = bio.pass_on();
+        // Sent to a device without a cache.
+        let mut f = Fixture::new(WRITE | bindings::REQ_PREFLUSH, 0)?;
+        f.send(6);
+        f.clone.bio.bi_opf &= !bindings::REQ_PREFLUSH;
+        assert!(f.end_bio(BlkStatus::OK).op() == Op::Flush);
         // Sent again, without.
         let mut f = Fixture::new(WRITE, 8)?;
         f.send(6);
