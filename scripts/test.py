@@ -223,13 +223,12 @@ def object_test():
 def compile_fail_test():
     """Programs that would break src/dm if they compiled (tests/compile-fail)."""
     start = time.monotonic()
-    run = subprocess.run([sys.executable, ROOT / "tests/compile-fail/run.py", ROOT / "build/stock"], stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, text=True, check=False)
-    (LOGS / "compile-fail.log").write_text(run.stdout, encoding="utf-8")
-    passed, failed, skipped = ktap(run.stdout)
-    if run.returncode:
-        failed.append(f"exit status {run.returncode}")
-    return report("compile-fail", passed, failed, skipped, start)
+    status, text, processor = run([sys.executable, ROOT / "tests/compile-fail/run.py", ROOT / "build/stock"])
+    (LOGS / "compile-fail.log").write_text(text, encoding="utf-8")
+    passed, failed, skipped = ktap(text)
+    if status:
+        failed.append(f"exit status {status}")
+    return report("compile-fail", passed, failed, skipped, start, processor)
 
 
 def distro_test(script):
