@@ -57,7 +57,7 @@ bench:
 # that the tests notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, with its root
 # on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
 soak:
-	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress cycles-stock writers memory each-fault replay hide million straddle \
+	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress deadlocks cycles-stock writers memory each-fault replay hide million straddle \
 		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous slow-teardown-debug spare-gone-debug \
 		kunit-race
 	@tests/mutations/run

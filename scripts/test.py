@@ -281,9 +281,9 @@ def main():
         for run in vm_runs(names):
             (waiting if header(run[0], "waits", []) else jobs).append(lambda run=run: scenario(*run))
     jobs += [deb_test] if what == "all" else []
-    # One more than processors: each waits some of its time.
+    # (More, beside the one that waits, take each other's cache, and no less time.)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
-    at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count() + 1, memory // 4)))
+    at_once = int(os.environ.get("VMS") or max(1, min(os.cpu_count(), memory // 4)))
     print(f"{len(jobs) + len(waiting)} runs, {at_once} at once" + (", and one that waits" if waiting else ""), flush=True)
     with ThreadPoolExecutor(at_once) as pool, ThreadPoolExecutor(1) as beside:
         results = [job.result() for job in [pool.submit(job) for job in jobs] + [beside.submit(job) for job in waiting]]

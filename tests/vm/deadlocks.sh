@@ -2,6 +2,7 @@
 # The preconditions of the three deadlocks of an earlier implementation, one by one, with the metadata device stalled:
 # presuspend is back at once all the same, and suspend and remove end once that device answers, with nothing lost.
 # The same three bugs put back: tests/mutations/deadlock-*.patch. deadlocks.sh SECTION: 1, 2 or 3 only.
+# kernels: stock (debug)
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh

@@ -4,7 +4,7 @@
 #
 # Argument: of so many system calls one is where it is killed.
 # kernels: stock
-# args: 16
+# args: 32
 # all-args: 1
 # vm: --extras
 # shellcheck source=tests/vm/lib.sh
