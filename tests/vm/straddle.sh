@@ -84,7 +84,7 @@ for unit in 1 8 64; do
 	check "units of $unit sectors: and over the entries that are there, with io_uring" \
 		verify io_uring randwrite md5 $((unit + 100))
 	check "units of $unit sectors: reads and writes that overlap, compared with a model" \
-		python3 /run/model.py $unit $writes
+		python3 /run/model.py "$unit" "$writes"
 	entries=$(list r)
 	get /dev/mapper/r 0 $((mib * 2048)) >/run/all
 	dmsetup remove r

@@ -68,10 +68,7 @@ pub(in super::super) const fn per_bio_size<T: Target>() -> usize {
             "device-mapper aligns per-bio data to 8 bytes"
         );
         // Device-mapper's sum with what it keeps itself must not overflow; and all of it is there once for each clone.
-        assert!(
-            size_of::<PerBio<T>>() <= 4096,
-            "per-bio data must be small"
-        )
+        assert!(size_of::<PerBio<T>>() <= 4096, "per-bio data must be small")
     };
     if sees_bios_again::<T>() {
         size_of::<PerBio<T>>()
