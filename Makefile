@@ -58,7 +58,7 @@ bench:
 # on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress deadlocks cycles-stock writers memory each-fault replay hide million straddle \
-		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous slow-teardown-debug spare-gone-debug \
+		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous sample-debug slow-teardown-debug spare-gone-debug \
 		kunit-race
 	@tests/mutations/run
 	@scripts/deb check-dkms

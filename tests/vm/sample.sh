@@ -1,5 +1,6 @@
 #!/bin/bash
 # Another target on src/dm, samples/linear: I/O, suspend, reload and removal, as of the target that the layer was made for.
+# kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 plan 17
