@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #include "helpers.h"
 
+#include <linux/percpu.h>
 #include <linux/ratelimit.h>
 #include <linux/sched/mm.h>
 #include <linux/sched/signal.h>
@@ -103,6 +104,34 @@ bool dmr_ratelimit(void)
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&state);
+}
+
+/* A counter is a u64 per CPU; Rust has no name for per-CPU pointers. */
+#define PER_CPU(counter) ((u64 __percpu *)(__force unsigned long)(counter))
+
+u64 *dmr_alloc_counters(size_t count)
+{
+	return (u64 *)(__force unsigned long)__alloc_percpu(count * sizeof(u64), __alignof__(u64));
+}
+
+void dmr_free_counters(u64 *counters)
+{
+	free_percpu(PER_CPU(counters));
+}
+
+void dmr_count(u64 *counter)
+{
+	this_cpu_inc(*PER_CPU(counter));
+}
+
+u64 dmr_sum_counter(const u64 *counter)
+{
+	u64 sum = 0;
+	int cpu;
+
+	for_each_possible_cpu(cpu)
+		sum += READ_ONCE(*per_cpu_ptr(PER_CPU(counter), cpu));
+	return sum;
 }
 
 void dmr_init_work(struct work_struct *work, work_func_t func)

@@ -24,6 +24,10 @@ const char *dmr_bdev_partition_uuid(struct block_device *bdev);
 int dmr_bdev_unique_id(struct block_device *bdev, u8 *id, unsigned int type);
 bool dmr_fatal_signal_pending(void);
 bool dmr_ratelimit(void);
+u64 *dmr_alloc_counters(size_t count);
+void dmr_free_counters(u64 *counters);
+void dmr_count(u64 *counter);
+u64 dmr_sum_counter(const u64 *counter);
 void dmr_init_work(struct work_struct *work, work_func_t func);
 void dmr_init_delayed_work(struct delayed_work *work, work_func_t func);
 

@@ -8,7 +8,7 @@
 use core::sync::atomic::{compiler_fence, Ordering::SeqCst};
 use kernel::{
     prelude::*,
-    sync::atomic::{Atomic, AtomicType, Full, Relaxed},
+    sync::atomic::{Atomic, AtomicType, Full},
 };
 
 /// What `word` holds: a relaxed load in one instruction. Any context. C: `READ_ONCE`.
@@ -112,7 +112,7 @@ impl Bits {
     /// context.
     pub(crate) fn set(&self, index: u64) {
         if let Some(word) = self.words.get((index >> 6) as usize) {
-            let mut old = word.load(Relaxed);
+            let mut old = read_relaxed(word);
             let bit = 1_u64.wrapping_shl(index as u32);
             while old & bit == 0 {
                 match word.cmpxchg(old, old | bit, Full) {

@@ -26,6 +26,8 @@
 //! | [`Mapped`], [`Ended`] | `DM_MAPIO_*`, `DM_ENDIO_*` |
 //! | [`BlkStatus`] | `blk_status_t` |
 //! | [`Work`] | `struct delayed_work` |
+//! | [`RcuSliceCell`], [`RcuGuard`] | an `__rcu` pointer, `rcu_read_lock` |
+//! | [`PerCpuCounts`] | `alloc_percpu(u64[2])`, `this_cpu_inc` |
 //! | [`Limits`], [`DeviceVisitor`] | `struct queue_limits`, `iterate_devices_callout_fn` |
 //!
 //! What is lent, to the data for their lifetime and to a callback for its call, cannot be kept for longer, nor used for
@@ -57,6 +59,7 @@ mod instance;
 mod io;
 mod limits;
 mod log;
+mod percpu;
 mod random;
 mod rcu;
 mod status;
@@ -67,7 +70,7 @@ mod text;
 mod time;
 mod work;
 
-pub(crate) use bio::{Cookie, DeferredBio, EndBio, Ended, Fua, MapBio, Mapped, Op};
+pub(crate) use bio::{Cookie, DeferredBio, EndBio, Ended, Fua, MapBio, Mapped, Op, ReadyBio};
 pub(crate) use bits::{read_ordered, read_relaxed, Bits};
 pub(crate) use callbacks::Registration;
 pub(crate) use context::is_killed;
@@ -78,8 +81,9 @@ pub(crate) use instance::{Linear, Setup};
 pub(crate) use io::{Durability, IoBuffer};
 pub(crate) use limits::{DeviceVisitor, Limits, Stop};
 pub(crate) use log::log_allowed;
+pub(crate) use percpu::PerCpuCounts;
 pub(crate) use random::random_bytes;
-pub(crate) use rcu::{RcuSlice, RcuSliceCell};
+pub(crate) use rcu::{rcu_read_lock, RcuGuard, RcuSlice, RcuSliceCell};
 pub(crate) use status::BlkStatus;
 pub(crate) use target::{Refused, Target};
 pub(crate) use text::TextWriter;

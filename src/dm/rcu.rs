@@ -2,10 +2,13 @@
 
 //! Immutable slices, published by RCU.
 //!
-//! An [`RcuSliceCell`] is one pointer, null or to an [`RcuSlice`]. Readers follow it under an RCU
+//! An [`RcuSliceCell`] is one pointer, to an [`RcuSlice`] or to an empty one that all cells share. Readers follow it under an RCU
 //! guard. An updater, of which there is one at a time, replaces the slice; the old one is freed
 //! when no reader can still see it. Freeing runs no code of this module, so unloading has to wait
 //! for nothing.
+//!
+//! The guard is the layer's own, since the kernel crate's has a C function around each end of a section, which costs as much
+//! as the end itself.
 //!
 //! C: `kvfree_rcu`, `include/linux/rcupdate.h`.
 
@@ -14,11 +17,44 @@ use core::{alloc::Layout, cell::UnsafeCell, marker::PhantomData, ptr::NonNull};
 use kernel::{
     alloc::{allocator::KVmalloc, AllocError, Allocator, Flags, NumaNode},
     prelude::*,
-    sync::{
-        atomic::{Acquire, Atomic, Full},
-        rcu,
-    },
+    sync::atomic::{Acquire, Atomic, Full},
+    types::NotThreadSafe,
 };
+
+/// While it lives, the thread is in a section of RCU's readers: it must not sleep. Sections nest. C: `rcu_read_lock`.
+///
+/// # Invariants
+///
+/// The section began with it.
+pub(crate) struct RcuGuard(NotThreadSafe);
+
+/// Begins a section of RCU's readers. Any context.
+#[inline(always)]
+pub(crate) fn rcu_read_lock() -> RcuGuard {
+    // SAFETY: No requirements; `drop` ends the section.
+    unsafe {
+        // All that the inline function is, if nobody watches locks.
+        #[cfg(all(CONFIG_PREEMPT_RCU, not(CONFIG_DEBUG_LOCK_ALLOC)))]
+        kernel::bindings::__rcu_read_lock();
+        #[cfg(not(all(CONFIG_PREEMPT_RCU, not(CONFIG_DEBUG_LOCK_ALLOC))))]
+        kernel::bindings::rcu_read_lock();
+    }
+    // INVARIANT: Just begun.
+    RcuGuard(NotThreadSafe)
+}
+
+impl Drop for RcuGuard {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // SAFETY: The section began on this same thread, by the invariant.
+        unsafe {
+            #[cfg(all(CONFIG_PREEMPT_RCU, not(CONFIG_DEBUG_LOCK_ALLOC)))]
+            kernel::bindings::__rcu_read_unlock();
+            #[cfg(not(all(CONFIG_PREEMPT_RCU, not(CONFIG_DEBUG_LOCK_ALLOC))))]
+            kernel::bindings::rcu_read_unlock();
+        }
+    }
+}
 
 /// What an allocation begins with.
 #[repr(C)]
@@ -116,7 +152,7 @@ impl<E: Copy> Drop for RcuSlice<E> {
 ///
 /// # Invariants
 ///
-/// The pointer is null or was made by [`RcuSlice::into_raw`], and the cell owns it. Whoever takes
+/// The pointer is to [`NOTHING`] or was made by [`RcuSlice::into_raw`], and then the cell owns it. Whoever takes
 /// it out frees it no earlier than a grace period later, or has the cell exclusively.
 ///
 /// It is invariant in `E`, as what is read was put in through another shared reference.
@@ -128,26 +164,41 @@ unsafe impl<E: Copy + Send + Sync> Sync for RcuSliceCell<E> {}
 // SAFETY: It owns its elements like a box.
 unsafe impl<E: Copy + Send> Send for RcuSliceCell<E> {}
 
+/// What a cell without a slice points to: so readers need not ask.
+static NOTHING: Nothing = Nothing(Header {
+    // SAFETY: Zero is a valid value of a head for `kvfree_rcu`.
+    rcu: unsafe { core::mem::zeroed() },
+    length: 0,
+    capacity: 0,
+});
+
+#[repr(transparent)]
+struct Nothing(Header);
+
+// SAFETY: Nobody writes to it.
+unsafe impl Sync for Nothing {}
+
+fn nothing() -> *mut Header {
+    (&raw const NOTHING.0).cast_mut()
+}
+
 impl<E: Copy> RcuSliceCell<E> {
     /// An empty cell.
     pub(crate) fn empty() -> Self {
-        // INVARIANT: Null.
-        Self(Atomic::new(core::ptr::null_mut()), PhantomData)
+        // INVARIANT: As it says.
+        Self(Atomic::new(nothing()), PhantomData)
     }
 
     /// The slice, empty if there is none. Any context.
     #[inline]
-    pub(crate) fn read<'a>(&'a self, _guard: &'a rcu::Guard) -> &'a [E] {
+    pub(crate) fn read<'a>(&'a self, _guard: &'a RcuGuard) -> &'a [E] {
         let header = if cfg!(target_arch = "x86_64") {
             // x86 orders the loads behind this one by itself, and so does the compiler, as their address depends on it.
             read_relaxed(&self.0)
         } else {
             self.0.load(Acquire)
         };
-        if header.is_null() {
-            return &[];
-        }
-        // SAFETY: By the invariant, valid; freed at the earliest a grace period after it was taken
+        // SAFETY: By the invariant, valid; if it is freed, then at the earliest a grace period after it was taken
         // out, which cannot end while `_guard` lives, that is not before `'a` ends. Nobody changes
         // the header's length or the elements once they are published; the acquire load orders
         // their initialisation before this read.
@@ -161,10 +212,10 @@ impl<E: Copy> RcuSliceCell<E> {
     ///
     /// An updater that builds the new slice from the old one must be the only one.
     pub(crate) fn replace(&self, new: Option<RcuSlice<E>>) {
-        let new = new.map_or(core::ptr::null_mut(), RcuSlice::into_raw);
-        // INVARIANT: `new` is null or from `into_raw`; full ordering publishes what it points to.
+        let new = new.map_or(nothing(), RcuSlice::into_raw);
+        // INVARIANT: As it says, and full ordering publishes what `new` points to.
         let old = self.0.xchg(new, Full);
-        if !old.is_null() {
+        if old != nothing() {
             // SAFETY: By the invariant, an allocation of the cell's that only readers still see.
             // The head is its first field, and they do not look at that.
             unsafe { bindings::kvfree_call_rcu(&raw mut (*old).rcu, old.cast()) };
@@ -175,7 +226,8 @@ impl<E: Copy> RcuSliceCell<E> {
 impl<E: Copy> Drop for RcuSliceCell<E> {
     fn drop(&mut self) {
         // Exclusive access: no reader holds a borrow of the cell, so none sees the slice.
-        if let Some(header) = NonNull::new(*self.0.get_mut()) {
+        let header = NonNull::new(*self.0.get_mut()).filter(|h| h.as_ptr() != nothing());
+        if let Some(header) = header {
             // INVARIANT: From `into_raw`.
             drop(RcuSlice::<E>(header, PhantomData));
         }

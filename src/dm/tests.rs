@@ -4,7 +4,8 @@
 
 use super::{
     bits::Bits,
-    rcu::{RcuSlice, RcuSliceCell},
+    percpu::PerCpuCounts,
+    rcu::{rcu_read_lock, RcuSlice, RcuSliceCell},
 };
 use kernel::{
     prelude::*,
@@ -14,11 +15,51 @@ use kernel::{
     },
 };
 
+/// Counts, of which each CPU has its part.
+#[kunit_tests(dm_remap_percpu)]
+mod counted {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_of_what_is_counted_at_the_same_time() -> Result {
+        let counter = Arc::new(PerCpuCounts::new()?, GFP_KERNEL)?;
+        let running = Arc::new(Atomic::new(4u32), GFP_KERNEL)?;
+        for _ in 0..4 {
+            let (counter, running) = (counter.clone(), running.clone());
+            kernel::workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
+                for _ in 0..100_000 {
+                    counter.add_one(true);
+                }
+                running.fetch_sub(1, Full);
+            })?;
+        }
+        while running.load(Relaxed) != 0 {
+            kernel::time::delay::fsleep(kernel::time::Delta::from_millis(1));
+        }
+        assert_eq!((counter.get(false), counter.get(true)), (0, 400_000));
+        Ok(())
+    }
+
+    #[test]
+    fn a_count_that_was_cleared_begins_at_zero() -> Result {
+        let counts = PerCpuCounts::new()?;
+        assert_eq!((counts.get(false), counts.get(true)), (0, 0));
+        counts.add_one(false);
+        counts.add_one(false);
+        counts.add_one(true);
+        assert_eq!((counts.get(false), counts.get(true)), (2, 1));
+        counts.clear();
+        assert_eq!((counts.get(false), counts.get(true)), (0, 0));
+        counts.add_one(false);
+        assert_eq!((counts.get(false), counts.get(true)), (1, 0));
+        Ok(())
+    }
+}
+
 /// Publication of slices.
 #[kunit_tests(dm_remap_rcu)]
 mod published {
     use super::*;
-    use kernel::sync::rcu;
 
     fn slice(elements: core::ops::Range<u64>) -> Result<RcuSlice<u64>> {
         let mut slice =
@@ -32,7 +73,7 @@ mod published {
     #[test]
     fn an_empty_cell_reads_as_an_empty_slice() {
         let cell = RcuSliceCell::<u64>::empty();
-        assert!(cell.read(&rcu::read_lock()).is_empty());
+        assert!(cell.read(&rcu_read_lock()).is_empty());
     }
 
     #[test]
@@ -43,9 +84,9 @@ mod published {
         slice.extend(&[3, 4, 5]);
         assert_eq!(slice.len(), 3);
         cell.replace(Some(slice));
-        assert!(*cell.read(&rcu::read_lock()) == [1, 2, 3]);
+        assert!(*cell.read(&rcu_read_lock()) == [1, 2, 3]);
         cell.replace(None);
-        assert!(cell.read(&rcu::read_lock()).is_empty());
+        assert!(cell.read(&rcu_read_lock()).is_empty());
         Ok(())
     }
 
@@ -71,7 +112,7 @@ mod published {
         let cell = RcuSliceCell::empty();
         cell.replace(Some(slice(0..1000)?));
         let new = slice(5..7)?;
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         let old = cell.read(&guard);
         // Does not wait for the reader, or this would never return.
         cell.replace(Some(new));
@@ -94,7 +135,7 @@ mod published {
             running.fetch_add(1, Full);
             kernel::workqueue::system_unbound().try_spawn(GFP_KERNEL, move || {
                 while stop.load(Relaxed) == 0 {
-                    let guard = rcu::read_lock();
+                    let guard = rcu_read_lock();
                     let seen = cell.read(&guard);
                     // Version n is n, n + 1, ..., 2 * n.
                     let n = seen.first().copied().unwrap_or(u64::MAX / 4);

@@ -14,7 +14,10 @@
 //! longer, until the next load.
 //! docs/performance.md has the comparison with other structures.
 
-use super::{geometry::Geometry, Slot, Unit};
+use super::{
+    geometry::{mask_of, Geometry},
+    Slot, Unit,
+};
 
 /// Slots that there is room for, at least, if there are so many: 1 MiB of filter.
 const LEAST_SLOTS: u64 = 1 << 18;
@@ -122,12 +125,16 @@ const YIELDS: u64 = 4;
 const MASK_SHIFT: u32 = 3;
 /// Bits of a mask in an entry of one word.
 const MASK_BITS: u32 = 16;
+/// Where the slot begins in the first of two words: behind it, no key is closer to the lowest bit than in a sector's number.
+const WIDE_SLOT_SHIFT: u32 = 6;
+/// As many words are looked at one after the other, where bios go: twice as many as a region has if all slots are in use.
+const FEW_WORDS: usize = 2 * ENTRIES_PER_REGION as usize;
 
 /// Where the entries of a target lie, and what their words mean.
 ///
-/// From its lowest bit, a word has: [`HELD`], [`LOST`], [`YIELDS`], the mask, the slot, the key. The key is
-/// what the region leaves open of the unit, and ascends with it. Where the mask needs more than 16 bits, or key and
-/// slot leave it less, it has a word of its own, the second of two.
+/// From its lowest bit, a word has: [`HELD`], [`LOST`], [`YIELDS`], the sectors that the slot has not, the slot, the key. The key
+/// is what the region leaves open of the unit, and ascends with it. Where the sectors need more than 16 bits, or key and
+/// slot leave them less, the mask is a word of its own, the second of two.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     group_shift: u32,
@@ -140,6 +147,19 @@ pub struct Layout {
     /// Two words an entry instead of one.
     wide: bool,
     units: u64,
+    /// Sectors of a unit less 1.
+    offset_mask: u64,
+    /// What makes a key of a sector's number, in its place in a word.
+    sector_group_shift: u32,
+    high_turn: u32,
+    high_mask: u64,
+    low_shift: u32,
+    low_mask: u64,
+    /// All below the key.
+    below_key: u64,
+    /// The mask of all sectors, and in an entry of one word what is clear if all are in the slot and it is not held.
+    unit_mask: u64,
+    exceptions: u64,
 }
 
 impl Layout {
@@ -166,9 +186,14 @@ impl Layout {
             .div_ceil(ENTRIES_PER_REGION)
             .min(MAX_REGIONS)
             .next_power_of_two();
-        let region_shift = regions.ilog2();
         let bits = |largest: u64| u64::BITS.saturating_sub(largest.leading_zeros());
         let slot_bits = bits(geometry.slots_total.saturating_sub(1)).max(1);
+        let unit_shift = geometry.unit_shift();
+        // With so many, a key finds its place, whatever the sizes of the devices.
+        let needed = WIDE_SLOT_SHIFT
+            .saturating_add(slot_bits)
+            .saturating_add(bits(units.saturating_sub(1)));
+        let region_shift = regions.ilog2().max(needed.saturating_sub(u64::BITS));
         let mask = |shift: u32| 1_u64.wrapping_shl(shift).wrapping_sub(1);
         let mut layout = Self {
             group_shift,
@@ -180,18 +205,34 @@ impl Layout {
             key_shift: 0,
             wide: false,
             units,
+            offset_mask: u64::from(geometry.unit_sectors).wrapping_sub(1),
+            sector_group_shift: unit_shift.saturating_add(group_shift),
+            high_turn: 0,
+            high_mask: 0,
+            low_shift: 0,
+            low_mask: 0,
+            below_key: 0,
+            unit_mask: mask_of(0, geometry.unit_sectors),
+            exceptions: 0,
         };
         let (_, last) = layout.place(Unit(units.saturating_sub(1)));
+        let key_bits = bits(last).max(group_shift);
         let needed = layout
             .slot_shift
             .saturating_add(slot_bits)
-            .saturating_add(bits(last));
+            .saturating_add(key_bits);
         if geometry.unit_sectors > MASK_BITS || needed > u64::BITS {
-            // 2^54 sectors, the most that a device can have, leave 4 bits of 64.
-            layout.slot_shift = MASK_SHIFT;
+            layout.slot_shift = WIDE_SLOT_SHIFT;
             layout.wide = true;
         }
-        layout.key_shift = layout.slot_shift.saturating_add(slot_bits);
+        let key_shift = layout.slot_shift.saturating_add(slot_bits);
+        layout.key_shift = key_shift;
+        layout.below_key = mask(key_shift);
+        layout.low_shift = key_shift.wrapping_sub(unit_shift);
+        layout.low_mask = layout.group_mask.wrapping_shl(key_shift);
+        layout.high_turn = layout.low_shift.wrapping_sub(region_shift);
+        layout.high_mask = mask(key_bits).wrapping_shl(key_shift) & !layout.low_mask;
+        layout.exceptions = layout.unit_mask.wrapping_shl(MASK_SHIFT) | HELD;
         layout
     }
 
@@ -242,6 +283,24 @@ impl Layout {
         (region, high | unit.0 & self.group_mask)
     }
 
+    /// The region of the unit of `sector`, and the least that the word of its entry can be: as [`Self::place`], in fewer steps.
+    ///
+    /// From its lowest bit, a sector's number has: its place in the unit, the unit's in the group, the region, the rest. The unit's
+    /// place and the rest are the key, side by side.
+    #[inline(always)]
+    pub fn locate(&self, sector: u64) -> (usize, u64) {
+        let group = sector.wrapping_shr(self.sector_group_shift);
+        let high = sector.rotate_left(self.high_turn) & self.high_mask;
+        let low = sector.wrapping_shl(self.low_shift) & self.low_mask;
+        ((group & self.region_mask) as usize, high | low)
+    }
+
+    /// How many sectors of its unit are behind `sector`.
+    #[inline(always)]
+    pub fn behind(&self, sector: u64) -> u64 {
+        !sector & self.offset_mask
+    }
+
     fn unit(&self, region: usize, key: u64) -> Unit {
         let high = key
             .wrapping_shr(self.group_shift)
@@ -260,7 +319,7 @@ impl Layout {
             | flag(LOST, entry.lost != 0)
             | flag(YIELDS, entry.yields);
         if !self.wide {
-            [word | entry.mask << MASK_SHIFT, 0]
+            [word | (entry.mask ^ self.unit_mask) << MASK_SHIFT, 0]
         } else {
             [word, entry.mask]
         }
@@ -276,12 +335,12 @@ impl Layout {
             }
         } else {
             let word = *words.get(index)?;
-            Some((word, word >> MASK_SHIFT & ((1 << MASK_BITS) - 1)))
+            Some((word, !(word >> MASK_SHIFT) & self.unit_mask))
         }
     }
 
     #[inline]
-    fn slot(&self, word: u64) -> Slot {
+    fn slot_of(&self, word: u64) -> Slot {
         Slot((word.wrapping_shr(self.slot_shift) & self.slot_mask) as u32)
     }
 
@@ -303,7 +362,7 @@ impl Layout {
         };
         Some(Entry {
             unit,
-            slot: self.slot(word),
+            slot: self.slot_of(word),
             mask,
             lost,
             held: word & HELD != 0,
@@ -311,28 +370,50 @@ impl Layout {
         })
     }
 
-    /// Whether entry `index` of `words` is the one with `key`, and if so, its slot, if that has all sectors of
-    /// `bits` and the entry is not held.
+    /// The entry of the unit whose word is not below `least` ([`Self::locate`]): its slot, if that has the `count` sectors from the one
+    /// on that has `behind` behind it ([`Self::behind`]), and the entry is not held. `None`: there is no entry. O(log n).
+    ///
+    /// `count` is from 1 to `behind + 1`.
     #[inline]
-    pub fn slot_at(
-        &self,
-        words: &[u64],
-        index: usize,
-        key: u64,
-        bits: u64,
-    ) -> Option<Option<Slot>> {
-        let (word, mask) = self.read(words, index)?;
-        if word.wrapping_shr(self.key_shift) != key {
+    pub fn slot(&self, words: &[u64], least: u64, behind: u64, count: u32) -> Option<Option<Slot>> {
+        let (word, mask) = self.read(words, self.index_of(words, least))?;
+        // Without its key, if that is the one of `least`.
+        let word = word.wrapping_sub(least);
+        if word > self.below_key {
             return None;
         }
-        Some((mask & bits == bits && word & HELD == 0).then(|| self.slot(word)))
+        // As `mask_of`, in a unit.
+        let bits = u64::MAX
+            .wrapping_shr(u64::BITS.wrapping_sub(count))
+            .wrapping_shl(self.offset_mask.wrapping_sub(behind) as u32);
+        let is_there = word & HELD == 0 && mask & bits == bits;
+        Some(is_there.then(|| self.slot_of(word)))
+    }
+
+    /// As [`Self::slot`], of entries of one word, where that takes few instructions. `Some(None)` where it does not, too.
+    #[inline(always)]
+    pub fn slot_at_once(&self, words: &[u64], least: u64) -> Option<Option<Slot>> {
+        if words.len() > FEW_WORDS {
+            return Some(None);
+        }
+        let word = first_from(words, least)?.wrapping_sub(least);
+        if word > self.below_key {
+            return None;
+        }
+        let is_plain = word & self.exceptions == 0;
+        Some(is_plain.then_some(Slot((word >> (MASK_SHIFT + MASK_BITS)) as u32)))
     }
 
     /// The index in `words` of the first entry whose key is `key` or above. O(log n).
     #[inline]
     pub fn find(&self, words: &[u64], key: u64) -> usize {
         // All that is below the key in a word is less than one of it.
-        let least = key.wrapping_shl(self.key_shift);
+        self.index_of(words, key.wrapping_shl(self.key_shift))
+    }
+
+    /// The index in `words` of the first entry whose word is `least` or above.
+    #[inline]
+    fn index_of(&self, words: &[u64], least: u64) -> usize {
         let is_below = |at: usize| words.get(at).is_some_and(|word| *word < least);
         if self.wide {
             bisect(words.len() / 2, |at| is_below(at.wrapping_mul(2)))
@@ -346,16 +427,52 @@ impl Layout {
         let (_, key) = self.place(unit);
         let index = self.find(words, key);
         let at = index.wrapping_mul(self.stride());
-        let found = self.slot_at(words, index, key, 0).is_some();
+        let word = self.read(words, index).map(|(word, _)| word);
+        let found = word.is_some_and(|word| word.wrapping_shr(self.key_shift) == key);
         let behind = at.wrapping_add(if found { self.stride() } else { 0 });
         let (before, _) = words.split_at_checked(at).unwrap_or((words, &[]));
         (before, words.get(behind..).unwrap_or(&[]))
     }
 }
 
+/// The first of ascending `words` that is not below `least`. O(n), but few instructions for few words.
+#[inline(always)]
+fn first_from(mut words: &[u64], least: u64) -> Option<u64> {
+    // As one that is not below is known to be among them.
+    let of_four = |[a, b, c, d]: [u64; 4]| {
+        if a >= least {
+            a
+        } else if b >= least {
+            b
+        } else if c >= least {
+            c
+        } else {
+            d
+        }
+    };
+    while let Some((&[a, b, c, d, e, f, g, h], behind)) = words.split_first_chunk() {
+        if h >= least {
+            let is_early = d >= least;
+            return Some(if is_early {
+                of_four([a, b, c, d])
+            } else {
+                of_four([e, f, g, h])
+            });
+        }
+        words = behind;
+    }
+    if let Some((&[a, b, c, d], behind)) = words.split_first_chunk() {
+        if d >= least {
+            return Some(of_four([a, b, c, d]));
+        }
+        words = behind;
+    }
+    words.iter().copied().find(|word| *word >= least)
+}
+
 /// The first of `count` ascending things that is not below what is looked for.
 ///
-/// `partition_point`, but with nothing in it that could panic: this is on `map`'s path.
+/// `partition_point`, but with nothing in it that could panic: this is on the way of bios.
 #[inline(always)]
 fn bisect(count: usize, is_below: impl Fn(usize) -> bool) -> usize {
     let (mut from, mut to) = (0_usize, count);
@@ -532,6 +649,8 @@ mod tests {
             let (first, last) = layout.units_of(layout.group_of(unit));
             let group = last.0 - first.0 + 1;
             prop_assert!(first <= unit && unit <= last && group <= 64.max(2 * (g.units() >> 32)));
+            let sector = g.unit_start(unit) + probe % u64::from(g.unit_sectors);
+            prop_assert_eq!(layout.locate(sector), (region, key << layout.key_shift));
             // Neighbours of other groups are in other regions, and keys ascend.
             let next = layout.place(Unit(last.0 + 1));
             prop_assert!(layout.regions() == 1 || next.0 != region);
@@ -552,15 +671,16 @@ mod tests {
 
         #[test]
         fn even_the_largest_device_needs_no_more_in_one_piece_than_can_be_allocated(
-            main in 40u32..=53, spare in 20u32..=38, shift in 0u32..=6, probe in any::<u64>(),
+            main in 40u32..=53, spare in 20u32..=38, shift in 0u32..=6, probe in any::<u64>(), few in any::<bool>(),
         ) {
             let g = Geometry::plan(1 << main, 1 << spare.min(main - 1), 1 << shift, 2);
             let Ok(g) = g else { return Ok(()) };
-            let layout = Layout::new(&g, g.table_blocks);
+            let layout = Layout::new(&g, if few { 4.min(g.table_blocks) } else { g.table_blocks });
             prop_assert!(layout.groups() <= 1 << 32 && layout.regions() <= 1 << 27);
             for unit in [probe % g.units(), g.units() - 1] {
                 let (unit, slot) = (Unit(unit), Slot((probe % g.slots_total) as u32));
-                let (region, _) = layout.place(unit);
+                let (region, key) = layout.place(unit);
+                prop_assert_eq!(layout.locate(g.unit_start(unit)), (region, key << layout.key_shift));
                 let entry = Entry::new(unit, slot, probe & g.unit_mask(unit));
                 let words = layout.pack(&entry);
                 prop_assert_eq!(layout.entry(region, &words[..layout.stride()], 0, || &[]), Some(entry));
@@ -574,10 +694,10 @@ mod tests {
                 0u64..40,
                 // Often slot 0 without a mask: the least word that a key can have.
                 proptest::option::of((
-                    prop_oneof![Just(0), any::<u32>()], prop_oneof![Just(0), any::<u64>()],
+                    prop_oneof![Just(0), any::<u32>()], prop_oneof![Just(0), Just(u64::MAX), any::<u64>()],
                     prop_oneof![Just(0), any::<u64>()], any::<[bool; 2]>(),
                 )),
-                0u64..45,
+                0u64..45, 0u32..64, 0u32..64,
             ), 0..80),
         ) {
             let g = Geometry::plan(1 << 40, 1 << 20, if wide { 32 } else { 8 }, 2).unwrap();
@@ -588,7 +708,7 @@ mod tests {
             let mut words: Vec<u64> = Vec::new();
             let mut model = BTreeMap::new();
             let mut losses = Vec::new();
-            for (n, new, probe) in steps {
+            for (n, new, probe, offset, count) in steps {
                 let unit = unit_at(n);
                 let new = new.map(|(slot, mask, lost, [held, yields])| {
                     let slot = Slot(slot % g.slots_total as u32);
@@ -614,10 +734,22 @@ mod tests {
                 let expected = model.range(from..).next().map(|(_, e)| *e);
                 let index = layout.find(&words, layout.place(from).1);
                 prop_assert_eq!(layout.entry(region, &words, index, || &losses), expected);
-                let bits = 1 << (probe % 8) | 1;
+                let offset = offset % g.unit_sectors;
+                let sector = g.unit_start(from) + u64::from(offset);
+                let behind = layout.behind(sector);
+                prop_assert_eq!(behind, u64::from(g.unit_sectors - offset - 1));
+                let count = count % (behind as u32 + 1) + 1;
+                let bits = mask_of(offset, count);
                 let slot = expected.filter(|e| e.unit == from)
                     .map(|e| (e.mask & bits == bits && !e.held).then_some(e.slot));
-                prop_assert_eq!(layout.slot_at(&words, index, layout.place(from).1, bits), slot);
+                let least = layout.locate(sector).1;
+                prop_assert_eq!(layout.slot(&words, least, behind, count), slot);
+                if !wide {
+                    let whole = slot.map(|s| s.filter(|_| expected.is_some_and(|e| e.mask == g.unit_mask(e.unit))));
+                    let is_few = words.len() <= FEW_WORDS;
+                    let at_once = if is_few { whole } else { Some(None) };
+                    prop_assert_eq!(layout.slot_at_once(&words, least), at_once);
+                }
             }
         }
     }

@@ -56,12 +56,18 @@ impl SpareCache {
     }
 
     /// A write to a slot has succeeded, without a commit that makes it durable. To be called before anyone hears of
-    /// it. Any context.
+    /// it, unless [`Self::is_dirty`] then. Any context.
     #[inline]
     pub(super) fn landed(&self) {
-        if read_relaxed(&self.0) & DIRTY == 0 {
+        if !self.is_dirty() {
             self.set_dirty();
         }
+    }
+
+    /// Whether something was written to a slot that no flush covers. One load. Any context.
+    #[inline(always)]
+    pub(super) fn is_dirty(&self) -> bool {
+        read_relaxed(&self.0) & DIRTY != 0
     }
 
     #[cold]

@@ -4,7 +4,7 @@
 
 use kernel::sync::atomic::{Atomic, Relaxed};
 
-/// A count of events, none of which happen on the healthy path.
+/// A count of events that are rare: none happens on the way of a bio that succeeds.
 pub(super) struct Counter(Atomic<u64>);
 
 impl Counter {

@@ -11,7 +11,7 @@
 //! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
 use super::version::{Stamp, Version};
-use crate::dm::{Bits, RcuSlice, RcuSliceCell};
+use crate::dm::{rcu_read_lock, Bits, RcuGuard, RcuSlice, RcuSliceCell};
 use crate::engine::{
     args::PendingReads,
     entries::{losses_of, Entry, Layout, Loss},
@@ -24,7 +24,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Acquire, Atomic, Release},
-        rcu, Mutex,
+        Mutex,
     },
     time::{delay::fsleep, Delta},
 };
@@ -83,8 +83,12 @@ pub(super) struct Entries {
     unit_shift: u32,
     /// Base-2 logarithm of the sectors in a group.
     group_shift: u32,
+    /// The last sector of the first slot, from the start of the region.
+    first_slot_end: u64,
     filter: Bits,
-    regions: KVVec<RcuSliceCell<u64>>,
+    /// The regions, if entries have one word, and if they have two; else none.
+    narrow: KVVec<RcuSliceCell<u64>>,
+    paired: KVVec<RcuSliceCell<u64>>,
     losses: RcuSliceCell<Loss>,
     /// Entries that were held so far.
     pub(super) version: Version,
@@ -114,9 +118,10 @@ impl Entries {
     pub(super) fn new(geometry: &Geometry, in_use: u64) -> impl PinInit<Self, Error> {
         let geometry = *geometry;
         let layout = Layout::new(&geometry, in_use);
-        let regions = move || {
-            let mut regions = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
-            for _ in 0..layout.regions() {
+        let regions = move |are_these: bool| {
+            let count = if are_these { layout.regions() } else { 0 };
+            let mut regions = KVVec::with_capacity(count, GFP_KERNEL)?;
+            for _ in 0..count {
                 regions.push(RcuSliceCell::empty(), GFP_KERNEL)?;
             }
             Ok::<_, Error>(regions)
@@ -132,8 +137,10 @@ impl Entries {
             layout,
             unit_shift: geometry.unit_shift(),
             group_shift: geometry.unit_shift() + layout.group_shift(),
+            first_slot_end: geometry.data_start + u64::from(geometry.unit_sectors) - 1,
             filter: Bits::new(layout.groups())?,
-            regions: regions()?,
+            narrow: regions(layout.stride() == 1)?,
+            paired: regions(layout.stride() == 2)?,
             losses: RcuSliceCell::empty(),
             version: Version::new(),
             restored: Atomic::new(0),
@@ -160,36 +167,51 @@ impl Entries {
         self.filter.hide(hidden);
     }
 
-    /// For sectors that may meet an entry, what is known at once. Any context.
-    #[inline]
-    pub(super) fn look(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Look {
-        let unit_sectors = self.geometry.unit_sectors;
-        let offset = sector as u32 & unit_sectors.wrapping_sub(1);
-        if count == 0 || offset.wrapping_add(count) > unit_sectors {
+    fn regions(&self) -> &[RcuSliceCell<u64>] {
+        if self.narrow.is_empty() {
+            &self.paired
+        } else {
+            &self.narrow
+        }
+    }
+
+    /// For sectors that may meet an entry, what is known at once; if `QUICK`, what is found out in few instructions. Any context.
+    #[inline(always)]
+    pub(super) fn look<const QUICK: bool>(
+        &self,
+        sector: u64,
+        count: u32,
+        guard: &RcuGuard,
+    ) -> Look {
+        let behind = self.layout.behind(sector);
+        // Nor does a flush, which has none, know its place.
+        if u64::from(count.wrapping_sub(1)) > behind {
             return Look::Undecided;
         }
-        let (region, key) = self.layout.place(self.unit_of(sector));
-        let Some(cell) = self.regions.get(region) else {
+        let (region, least) = self.layout.locate(sector);
+        let regions = if QUICK { &self.narrow } else { self.regions() };
+        let Some(cell) = regions.get(region) else {
             return Look::Undecided;
         };
         let words = cell.read(guard);
-        let index = self.layout.find(words, key);
-        let bits = u64::MAX
-            .wrapping_shr(64_u32.wrapping_sub(count))
-            .wrapping_shl(offset);
-        match self.layout.slot_at(words, index, key, bits) {
+        let slot = if QUICK {
+            self.layout.slot_at_once(words, least)
+        } else {
+            self.layout.slot(words, least, behind, count)
+        };
+        match slot {
             None => Look::Healthy,
             Some(None) => Look::Undecided,
             Some(Some(slot)) => {
-                let start = u64::from(slot.0).wrapping_shl(self.unit_shift);
-                let sector = self.geometry.data_start.wrapping_add(start);
-                Look::InSlot(slot, sector.wrapping_add(offset.into()))
+                let slots = u64::from(slot.0).wrapping_shl(self.unit_shift);
+                let end = self.first_slot_end.wrapping_add(slots);
+                Look::InSlot(slot, end.wrapping_sub(behind))
             }
         }
     }
 
     /// The first entry that sectors `sector..sector + count` meet, for a `count` above 0. Any context.
-    pub(super) fn first(&self, sector: u64, count: u32, guard: &rcu::Guard) -> Option<Entry> {
+    pub(super) fn first(&self, sector: u64, count: u32, guard: &RcuGuard) -> Option<Entry> {
         let first = self.unit_of(sector);
         let last = self.unit_of(sector.wrapping_add(u64::from(count)).wrapping_sub(1));
         let (mut at, to) = (self.layout.group_of(first), self.layout.group_of(last));
@@ -211,7 +233,7 @@ impl Entries {
         sector: u64,
         count: u32,
         pending: PendingReads,
-        guard: &rcu::Guard,
+        guard: &RcuGuard,
     ) -> u32 {
         let mut done = 0;
         while done < count {
@@ -243,9 +265,9 @@ impl Entries {
     }
 
     /// The first entry of `from`'s region from `from` on.
-    fn search(&self, from: Unit, guard: &rcu::Guard) -> Option<Entry> {
+    fn search(&self, from: Unit, guard: &RcuGuard) -> Option<Entry> {
         let (region, key) = self.layout.place(from);
-        let words = self.regions.get(region)?.read(guard);
+        let words = self.regions().get(region)?.read(guard);
         let index = self.layout.find(words, key);
         self.layout
             .entry(region, words, index, || self.losses.read(guard))
@@ -253,7 +275,7 @@ impl Entries {
 
     /// The entry of `unit`. Any context.
     pub(super) fn get(&self, unit: Unit) -> Option<Entry> {
-        self.search(unit, &rcu::read_lock())
+        self.search(unit, &rcu_read_lock())
             .filter(|e| e.unit == unit)
     }
 
@@ -264,8 +286,11 @@ impl Entries {
         while let Some(group) = self.filter.first_set(at, u64::MAX) {
             let (first, last) = self.layout.units_of(group);
             let (region, key) = self.layout.place(first.max(from));
-            let guard = rcu::read_lock();
-            let words = self.regions.get(region).map_or(&[][..], |c| c.read(&guard));
+            let guard = rcu_read_lock();
+            let words = self
+                .regions()
+                .get(region)
+                .map_or(&[][..], |c| c.read(&guard));
             let mut index = self.layout.find(words, key);
             let losses = || self.losses.read(&guard);
             while let Some(entry) = self.layout.entry(region, words, index, losses) {
@@ -294,7 +319,7 @@ impl Entries {
         pending: PendingReads,
     ) -> bool {
         let (mut at, mut left) = (sector, count);
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         while left > 0 {
             let Some(entry) = self.first(at, left, &guard) else {
                 break;
@@ -350,7 +375,7 @@ impl Entries {
     /// Does not fail: what it makes known is on the spare already. Waits for memory if it must.
     pub(super) fn set(&self, unit: Unit, entry: Option<&Entry>) {
         let (region, _) = self.layout.place(unit);
-        let Some(cell) = self.regions.get(region) else {
+        let Some(cell) = self.regions().get(region) else {
             return;
         };
         let packed = entry.map(|e| self.layout.pack(e));
@@ -362,7 +387,7 @@ impl Entries {
             self.filter.set(self.layout.group_of(unit));
         }
         // Nobody else replaces the slice while `updater` is locked: its length stays what it is.
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         let (before, behind) = self.layout.around(cell.read(&guard), unit);
         let length = before.len() + packed.len() + behind.len();
         drop(guard);
@@ -370,7 +395,7 @@ impl Entries {
             updater.reserve = RcuSlice::with_capacity(RESERVE, GFP_KERNEL).ok();
         }
         let mut new = slice(length, || updater.reserve.take_if(|_| length <= RESERVE));
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         let (before, behind) = self.layout.around(cell.read(&guard), unit);
         for words in [before, packed, behind] {
             new.extend(words);
@@ -394,9 +419,9 @@ impl Entries {
     /// Adds `loss`; the entry of its unit is to be set after that. May sleep.
     pub(super) fn add_loss(&self, loss: Loss) {
         let _updater = self.updater.lock();
-        let length = self.losses.read(&rcu::read_lock()).len();
+        let length = self.losses.read(&rcu_read_lock()).len();
         let mut new = slice(length.saturating_add(1), || None);
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         let old = self.losses.read(&guard);
         let at = old.partition_point(|l| l.unit <= loss.unit);
         let (before, behind) = old.split_at_checked(at).unwrap_or((old, &[]));
@@ -413,9 +438,9 @@ impl Entries {
         if !self.has_losses(unit) {
             return;
         }
-        let length = self.losses.read(&rcu::read_lock()).len();
+        let length = self.losses.read(&rcu_read_lock()).len();
         let mut new = slice(length, || None);
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         for loss in self.losses.read(&guard) {
             let keep = if loss.unit == unit { keep } else { u64::MAX };
             let mask = loss.mask & keep;
@@ -428,12 +453,12 @@ impl Entries {
     }
 
     fn has_losses(&self, unit: Unit) -> bool {
-        !losses_of(self.losses.read(&rcu::read_lock()), unit).is_empty()
+        !losses_of(self.losses.read(&rcu_read_lock()), unit).is_empty()
     }
 
     /// Loss `nth` of `unit`. Any context.
     pub(super) fn loss(&self, unit: Unit, nth: usize) -> Option<Loss> {
-        let guard = rcu::read_lock();
+        let guard = rcu_read_lock();
         losses_of(self.losses.read(&guard), unit).get(nth).copied()
     }
 
@@ -449,7 +474,7 @@ impl Entries {
 
     /// Calls `visit` for each loss, those that were made good among them. It must not sleep.
     pub(super) fn visit_losses(&self, visit: impl FnMut(&Loss)) {
-        self.losses.read(&rcu::read_lock()).iter().for_each(visit);
+        self.losses.read(&rcu_read_lock()).iter().for_each(visit);
     }
 
     /// Replaces all entries by `sorted`, ascending and each unit once, and the losses, sorted by unit. May sleep. On an
@@ -458,7 +483,7 @@ impl Entries {
         let layout = &self.layout;
         let mut updater = self.updater.lock();
         updater.counts = Counts::default();
-        self.regions.iter().for_each(|c| c.replace(None));
+        self.regions().iter().for_each(|c| c.replace(None));
         self.losses.replace(None);
 
         let mut lengths = KVVec::from_elem(0_usize, layout.regions(), GFP_KERNEL)?;
@@ -480,7 +505,7 @@ impl Entries {
             slice.extend(packed.get(..layout.stride()).unwrap_or(&packed));
             updater.counts.change(entry, 1);
         }
-        for (cell, slice) in self.regions.iter().zip(slices) {
+        for (cell, slice) in self.regions().iter().zip(slices) {
             cell.replace((slice.len() > 0).then_some(slice));
         }
         Ok(())

@@ -134,8 +134,9 @@ pub(crate) struct Remap<'t> {
     /// The larger logical block of both devices, in sectors.
     block: u32,
     writable: bool,
-    /// The table is writable, and nothing is to be watched about writes ([`Remap::be_careful`]).
-    plain_writes: Atomic<u64>,
+    /// [`plain_ops`](map::plain_ops), with writes if the table is writable and nothing is to be watched about them
+    /// ([`Remap::be_careful`]).
+    plain_ops: Atomic<u32>,
     /// The spare was blank when the table was loaded, and nothing speaks against formatting it.
     may_format: bool,
     counters: Counters,
@@ -188,13 +189,15 @@ impl Target for RemapTarget {
         if remap.entries.is_healthy(sector, count) {
             return bio.remap_linear(&remap.on_main, stamp.cookie());
         }
-        Remap::map_filtered(bio, remap, stamp)
+        Remap::map_filtered::<true>(bio, stamp)
     }
 
-    /// The entries have not changed since it was sent, and it is nothing special.
+    /// The entries have not changed since it was sent, and it is nothing special: as a write to a slot is not, if it is known
+    /// already that the spare's cache has some.
     #[inline(always)]
     fn is_settled(remap: &Remap<'_>, cookie: Cookie<'_, Self>) -> bool {
-        remap.entries.version.read() == Stamp::from_cookie(cookie.get())
+        let now = remap.entries.version.read();
+        Stamp::from_cookie(cookie.get()).is_settled(now, || remap.cache.is_dirty())
     }
 
     #[inline]

@@ -5,6 +5,7 @@
 use super::{
     area::{Main, Spare},
     claim::Claim,
+    map::plain_ops,
     status::Counters,
     store::Store,
     Batch, Entries, Listed, Mode, Mover, Remap, RemapTarget, Settings, SpareCache, UnitLocks,
@@ -191,9 +192,9 @@ impl<'t> Opened<'t> {
             geometry,
             block,
             writable,
-            plain_writes: Atomic::new(u64::from(*writable)),
+            plain_ops: Atomic::new(plain_ops(*writable)),
             may_format,
-            counters: Counters::new(),
+            counters: Counters::new()?,
             ti,
             claim,
         }? Error))

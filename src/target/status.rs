@@ -3,7 +3,7 @@
 //! What the target says of itself.
 
 use super::{counter::Counter, Remap};
-use crate::dm::TextWriter;
+use crate::dm::{PerCpuCounts, TextWriter};
 use kernel::prelude::*;
 
 /// Bios by what became of them; each counts once.
@@ -12,21 +12,20 @@ pub(super) struct Counters {
     pub(super) write_errors: Counter,
     pub(super) reads_recovered: Counter,
     pub(super) writes_recovered: Counter,
-    pub(super) reads_redirected: Counter,
-    pub(super) writes_redirected: Counter,
+    /// Of reads: `false`; of writes: `true`.
+    pub(super) redirected: PerCpuCounts,
 }
 
 impl Counters {
-    /// All zero.
-    pub(super) fn new() -> Self {
-        Self {
+    /// All zero. May sleep.
+    pub(super) fn new() -> Result<Self> {
+        Ok(Self {
             read_errors: Counter::new(),
             write_errors: Counter::new(),
             reads_recovered: Counter::new(),
             writes_recovered: Counter::new(),
-            reads_redirected: Counter::new(),
-            writes_redirected: Counter::new(),
-        }
+            redirected: PerCpuCounts::new()?,
+        })
     }
 
     /// Begins at zero again. Any context.
@@ -35,8 +34,7 @@ impl Counters {
         self.write_errors.clear();
         self.reads_recovered.clear();
         self.writes_recovered.clear();
-        self.reads_redirected.clear();
-        self.writes_redirected.clear();
+        self.redirected.clear();
     }
 }
 
@@ -109,8 +107,8 @@ impl Remap<'_> {
             c.write_errors.get(),
             c.reads_recovered.get(),
             c.writes_recovered.get(),
-            c.reads_redirected.get(),
-            c.writes_redirected.get(),
+            c.redirected.get(false),
+            c.redirected.get(true),
             self.store.commits.get(),
             self.store.errors.get(),
             if self.marginal.lock().is_empty() {

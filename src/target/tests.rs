@@ -4,7 +4,7 @@
 
 use super::entries::{Entries, Look};
 use super::version::Stamp;
-use crate::dm;
+use crate::dm::{self, rcu_read_lock};
 use crate::engine::{
     args::PendingReads,
     entries::{Entry, Loss},
@@ -19,7 +19,7 @@ use kernel::{
     prelude::*,
     sync::{
         atomic::{Atomic, Full, Relaxed},
-        rcu, Arc,
+        Arc,
     },
     time::{delay::fsleep, Delta, Instant, Monotonic},
     workqueue::{self, impl_has_work, new_work, Work, WorkItem},
@@ -40,7 +40,7 @@ mod entries_tests {
     }
 
     fn first(entries: &Entries, sector: u64, count: u32) -> Option<Entry> {
-        entries.first(sector, count, &rcu::read_lock())
+        entries.first(sector, count, &rcu_read_lock())
     }
 
     #[test]
@@ -103,6 +103,63 @@ mod entries_tests {
         assert_eq!(seen, 500);
         assert_eq!((counts.pending, counts.relocated), (empty, 500 - empty));
         assert!(empty >= 1);
+        Ok(())
+    }
+
+    #[test]
+    fn a_look_finds_the_slot_that_has_all_of_a_request() -> Result {
+        for unit_sectors in [8, 16, 32, 64] {
+            let geometry = Geometry::plan(1 << 24, 1 << 20, unit_sectors, 2).map_err(|_| EINVAL)?;
+            let entries = Entries::new(&geometry, geometry.table_blocks);
+            let entries = Arc::pin_init(entries, GFP_KERNEL)?;
+            let (all, start) = (geometry.unit_mask(Unit(77)), 77 * u64::from(unit_sectors));
+            let look = |quick: bool, at: u64, count: u32| {
+                let guard = rcu_read_lock();
+                let sector = start + at;
+                match if quick {
+                    entries.look::<true>(sector, count, &guard)
+                } else {
+                    entries.look::<false>(sector, count, &guard)
+                } {
+                    Look::Healthy => None,
+                    Look::Undecided => Some(None),
+                    Look::InSlot(slot, sector) => Some(Some((slot, sector))),
+                }
+            };
+            let is_quick = unit_sectors <= 16;
+            let quickly = |found| if is_quick { found } else { Some(None) };
+            assert!(look(false, 3, 2).is_none() && look(true, 3, 2) == quickly(None));
+
+            let entry = Entry::new(Unit(77), Slot(5), all);
+            entries.set(entry.unit, Some(&entry));
+            for (at, count) in [(0, unit_sectors), (3, 2), (u64::from(unit_sectors) - 1, 1)] {
+                let found = Some(Some((Slot(5), geometry.slot_sector(Slot(5)) + at)));
+                assert!(look(false, at, count) == found && look(true, at, count) == quickly(found));
+            }
+            for quick in [false, true] {
+                // Into the next unit, or nothing at all.
+                assert!(look(quick, 3, unit_sectors - 2) == Some(None));
+                assert!(look(quick, 0, 0) == Some(None) && look(quick, 5, 0) == Some(None));
+            }
+            entries.set(
+                entry.unit,
+                Some(&Entry {
+                    mask: all ^ 4,
+                    ..entry
+                }),
+            );
+            let found = Some(Some((Slot(5), geometry.slot_sector(Slot(5)) + 3)));
+            assert!(look(false, 3, 2) == found && look(true, 3, 2) == Some(None));
+            assert!(look(false, 2, 2) == Some(None) && look(true, 2, 2) == Some(None));
+            entries.set(
+                entry.unit,
+                Some(&Entry {
+                    held: true,
+                    ..entry
+                }),
+            );
+            assert!(look(false, 3, 2) == Some(None) && look(true, 3, 2) == Some(None));
+        }
         Ok(())
     }
 
@@ -318,17 +375,22 @@ mod stress_tests {
             )?;
             check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
 
-            let guard = rcu::read_lock();
+            let guard = rcu_read_lock();
             let found = entries.first(sector, 8, &guard);
             check(6, found.is_none_or(|e| e.unit == unit && is_sound(&e)))?;
             check(7, !fixed || found.is_some())?;
-            match entries.look(sector + offset, 1, &guard) {
-                Look::Healthy => check(8, !fixed)?,
-                Look::InSlot(slot, at) => {
-                    check(9, at % 8 == offset && u64::from(slot.0) & 0xff == number)?;
-                    check(10, mask_in(slot) >> offset & 1 != 0)?;
+            for look in [
+                entries.look::<true>(sector + offset, 1, &guard),
+                entries.look::<false>(sector + offset, 1, &guard),
+            ] {
+                match look {
+                    Look::Healthy => check(8, !fixed)?,
+                    Look::InSlot(slot, at) => {
+                        check(9, at % 8 == offset && u64::from(slot.0) & 0xff == number)?;
+                        check(10, mask_in(slot) >> offset & 1 != 0)?;
+                    }
+                    Look::Undecided => (),
                 }
-                Look::Undecided => (),
             }
             drop(guard);
 

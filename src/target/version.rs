@@ -10,7 +10,7 @@ use kernel::sync::atomic::{Atomic, Full};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stamp(usize);
 
-/// The bio went to a slot.
+/// The bio is a write that went to a slot.
 const ASIDE: usize = 1;
 /// Its end is of interest, whatever that is.
 const WATCHED: usize = 2;
@@ -39,10 +39,10 @@ impl Stamp {
         self.0
     }
 
-    /// Of a bio that goes to a slot.
+    /// Of a bio that goes to a slot. (Of a read, that does not matter when it is back.)
     #[inline(always)]
-    pub(super) fn aside(self) -> Self {
-        Self(self.0 | ASIDE)
+    pub(super) fn aside_if(self, is_write: bool) -> Self {
+        Self(self.0 | usize::from(is_write) * ASIDE)
     }
 
     /// Of a bio whose end is to be seen.
@@ -53,6 +53,13 @@ impl Stamp {
     #[inline(always)]
     pub(super) fn is_aside(self) -> bool {
         self.0 & ASIDE != 0
+    }
+
+    /// Whether it was sent while the count was `now`, as nothing special, or as a write to a slot if that is `settled`.
+    #[inline(always)]
+    pub(super) fn is_settled(self, now: Self, settled: impl FnOnce() -> bool) -> bool {
+        let difference = self.0 ^ now.0;
+        difference == 0 || difference == ASIDE && settled()
     }
 
     #[inline(always)]

@@ -343,10 +343,9 @@ impl Table for Filtered {
         if self.is_clear(self.layout.group_of(unit)) {
             return None;
         }
-        let (region, key) = self.layout.place(unit);
+        let (region, least) = self.layout.locate(unit.0 * 8);
         let words = &self.regions[region];
-        self.layout
-            .slot_at(words, self.layout.find(words, key), key, 0)?
+        self.layout.slot(words, least, 7, 1)?
     }
     fn first(&self, from: Unit, to: Unit) -> Option<Unit> {
         // By words, as `Bits::first_set` in src/dm/rcu.rs.

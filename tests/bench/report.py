@@ -1,4 +1,5 @@
-"""report.py FIGURES PLOT: prints the figures of `machine.py full` as tables, and draws what I/O costs as SVG."""
+"""report.py FROM TO: prints the figures of `machine.py full` and `cpus.py`, which are in FROM, as tables; draws what I/O costs. TO
+gets bench.json and hot-path.svg."""
 
 import json
 import math
@@ -8,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 # DESIGN.md, section 6.
-HEALTHY, GOAL, REDIRECTED, SAMPLE, ACTIVATION, MEMORY = 60, 40, 200, 15, 1000, 24
+HEALTHY, FLOOR, REDIRECTED, GOAL, SAMPLE, ACTIVATION, MEMORY = 60, 43, 200, 150, 15, 1000, 24
 
 
 def entries(device):
@@ -90,13 +91,22 @@ def promises(figures):
            for what, most, worst_found, where in found])
 
 
+def cpus(figures):
+    """How throughput goes with CPUs."""
+    counts = list(next(iter(figures.values())))
+    print("Throughput of a thread on each CPU of an emulated machine, as a part of dm-linear's in the same seconds, the median of rounds;\n"
+          "and dm-linear's own in I/O a second, which says how many of the CPUs the host has. This takes real time, and scatters by some %.")
+    table(["CPUs", *counts, *(f"linear {n}" for n in counts)],
+          [[load, *(f"{row[n]['ratio']:.3f}" for n in counts), *(f"{row[n]['linear']:,}" for n in counts)] for load, row in figures.items()])
+
+
 # --- The plot
 
 PANELS = [
     # title, load, promises
-    ("4 KiB read, psync: healthy", "psync read", [(HEALTHY, "limit"), (GOAL, "goal")]),
-    ("4 KiB read, io_uring: healthy", "io_uring read", [(HEALTHY, "limit"), (GOAL, "goal")]),
-    ("4 KiB read, psync: redirected", "psync read redirected", [(REDIRECTED, "limit")]),
+    ("4 KiB read, psync: healthy", "psync read", [(HEALTHY, "limit"), (FLOOR, "floor")]),
+    ("4 KiB read, io_uring: healthy", "io_uring read", [(HEALTHY, "limit"), (FLOOR, "floor")]),
+    ("4 KiB read, psync: redirected", "psync read redirected", [(REDIRECTED, "limit"), (GOAL, "goal")]),
 ]
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM, GAP = 1120, 460, 62, 48, 92, 118, 86
 SERIES = [
@@ -212,11 +222,15 @@ def plot(figures):
 
 
 def main():
-    figures = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    source, to = Path(sys.argv[1]), Path(sys.argv[2])
+    figures = json.loads((source / "bench.json").read_text(encoding="utf-8"))
+    figures["throughput_by_cpus"] = json.loads((source / "cpus.json").read_text(encoding="utf-8"))
     tables(figures)
     promises(figures)
-    Path(sys.argv[2]).write_text(plot(figures), encoding="utf-8")
-    print(f"The figures: {sys.argv[1]}; as a plot: {sys.argv[2]}")
+    cpus(figures["throughput_by_cpus"])
+    (to / "bench.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (to / "hot-path.svg").write_text(plot(figures), encoding="utf-8")
+    print(f"The figures: {to}/bench.json; as a plot: {to}/hot-path.svg")
 
 
 if __name__ == "__main__":

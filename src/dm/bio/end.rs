@@ -77,7 +77,7 @@ impl<'a, T: Target> EndBio<'a, T> {
     /// Whether it changes something on the device. C: `op_is_write`, true of the operations with odd numbers.
     #[inline(always)]
     pub(crate) fn op_is_write(&self) -> bool {
-        self.bio.opf() & 1 != 0
+        self.bio.has(1)
     }
 
     /// Its first sector, from the target's start, as it came.

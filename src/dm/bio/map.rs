@@ -10,10 +10,13 @@ use super::{
         status::BlkStatus,
         target::Target,
     },
-    raw::{set_dev, Op, Raw},
+    raw::{set_dev, Op, Place, Raw},
     Brand,
 };
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    sync::atomic::{compiler_fence, Ordering::SeqCst},
+};
 
 /// What [`Target::map`] did with the bio of the same call.
 #[must_use]
@@ -38,10 +41,31 @@ impl<'a, T: Target> MapBio<'a, T> {
         }
     }
 
+    /// Calls `then` with the target's data, for whoever has not kept them.
+    #[inline(always)]
+    pub(crate) fn with_data<R>(
+        self,
+        then: impl for<'d, 't> FnOnce(&'d T::Data<'t>, Self) -> R,
+    ) -> R {
+        then(self.instance.data(), self)
+    }
+
+    /// The number of what it asks for ([`Op::number`]).
+    #[inline(always)]
+    pub(crate) fn op_number(&self) -> u32 {
+        self.bio.opf() & bindings::REQ_OP_MASK
+    }
+
     /// What it asks for.
     #[inline(always)]
     pub(crate) fn op(&self) -> Op {
         self.bio.op(self.bio.size())
+    }
+
+    /// Whether it changes something on the device. C: `op_is_write`, true of the operations with odd numbers.
+    #[inline(always)]
+    pub(crate) fn op_is_write(&self) -> bool {
+        self.bio.has(1)
     }
 
     /// Its first sector, from the target's start.
@@ -146,13 +170,17 @@ impl<'a, T: Target> MapBio<'a, T> {
         cookie: usize,
         private: T::PerBio,
     ) -> Mapped<'a> {
-        self.bio.set_cookie(cookie);
-        self.bio.record_with(self.instance.linear_delta(), private);
-        self.bio.set_sector(sector);
-        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
-        // all bios are complete.
-        unsafe { set_dev(self.bio.ptr(), device.bdev()) };
-        self.remapped()
+        self.ready().remap_with(device, sector, cookie, private)
+    }
+
+    /// Finds what is to be written when the bio is sent on, which is a call. Whoever has something to keep in registers from then on
+    /// does it first.
+    #[inline(always)]
+    pub(crate) fn ready(self) -> ReadyBio<'a, T> {
+        ReadyBio {
+            place: self.bio.place(),
+            bio: self,
+        }
     }
 
     #[inline(always)]
@@ -179,5 +207,64 @@ impl<'a, T: Target> MapBio<'a, T> {
     pub(crate) fn complete(self, status: BlkStatus) -> Mapped<'a> {
         self.bio.complete(status);
         Mapped(bindings::DM_MAPIO_SUBMITTED, self.brand)
+    }
+}
+
+/// A [`MapBio`] that can be sent on at once, see [`MapBio::ready`].
+pub(crate) struct ReadyBio<'a, T: Target> {
+    bio: MapBio<'a, T>,
+    /// Of this bio.
+    place: Place<T>,
+}
+
+impl<'a, T: Target> core::ops::Deref for ReadyBio<'a, T> {
+    type Target = MapBio<'a, T>;
+
+    #[inline(always)]
+    fn deref(&self) -> &MapBio<'a, T> {
+        &self.bio
+    }
+}
+
+impl<'a, T: Target> ReadyBio<'a, T> {
+    /// The bio, for something else to be done with it.
+    #[inline(always)]
+    pub(crate) fn into_bio(self) -> MapBio<'a, T> {
+        self.bio
+    }
+
+    /// As [`MapBio::remap_linear`].
+    #[inline(always)]
+    pub(crate) fn remap_linear(self, linear: &Linear<'_>, cookie: usize) -> Mapped<'a> {
+        let Self { bio: this, place } = self;
+        // What the caller has looked at is loaded again, instead of kept in registers on other ways, too.
+        compiler_fence(SeqCst);
+        this.bio.set_cookie(cookie);
+        let delta = this.instance.linear_delta();
+        this.bio.set_sector(this.bio.sector().wrapping_add(delta));
+        place.record();
+        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
+        // all bios are complete.
+        unsafe { set_dev(this.bio.ptr(), this.instance.linear_device(linear)) };
+        this.remapped()
+    }
+
+    /// As [`MapBio::remap_with`].
+    #[inline(always)]
+    pub(crate) fn remap_with(
+        self,
+        device: Device<'_>,
+        sector: u64,
+        cookie: usize,
+        private: T::PerBio,
+    ) -> Mapped<'a> {
+        let Self { bio: this, place } = self;
+        this.bio.set_cookie(cookie);
+        place.record_with(this.instance.linear_delta(), private);
+        this.bio.set_sector(sector);
+        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
+        // all bios are complete.
+        unsafe { set_dev(this.bio.ptr(), device.bdev()) };
+        this.remapped()
     }
 }

@@ -31,7 +31,7 @@ pub(super) use raw::{per_bio_size, Raw};
 
 pub(crate) use deferred::{DeferredBio, Fua};
 pub(crate) use end::{Cookie, EndBio, Ended};
-pub(crate) use map::{MapBio, Mapped};
+pub(crate) use map::{MapBio, Mapped, ReadyBio};
 pub(crate) use raw::Op;
 
 use core::marker::PhantomData;

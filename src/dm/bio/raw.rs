@@ -33,6 +33,19 @@ pub(crate) enum Op {
     Other,
 }
 
+impl Op {
+    /// C: `enum req_op`. Of a flush without data, that of a write, as which it comes. [`u32::MAX`] for [`Op::Other`].
+    pub(crate) const fn number(self) -> u32 {
+        match self {
+            Self::Read => kernel::bindings::req_op_REQ_OP_READ,
+            Self::Write | Self::Flush => kernel::bindings::req_op_REQ_OP_WRITE,
+            Self::WriteZeroes => kernel::bindings::req_op_REQ_OP_WRITE_ZEROES,
+            Self::Discard => kernel::bindings::req_op_REQ_OP_DISCARD,
+            Self::Other => u32::MAX,
+        }
+    }
+}
+
 /// In place of a cookie: the target is through with the bio, the next completion is the last.
 const DONE: usize = usize::MAX;
 
@@ -123,6 +136,7 @@ impl<T: Target> Raw<T> {
         unsafe { (*self.ptr()).bi_opf }
     }
 
+    #[inline(always)]
     pub(super) fn has(self, flag: u32) -> bool {
         self.opf() & flag != 0
     }
@@ -195,35 +209,19 @@ impl<T: Target> Raw<T> {
     /// plus `linear_delta`.
     #[inline(always)]
     pub(super) fn record(self) {
-        if sees_bios_again::<T>() {
-            self.record_iter();
-        }
+        self.place().record();
     }
 
-    /// As [`Self::record`], of a bio that is at the sector that it came for, with data of the target's.
+    /// Finds the place for that.
     #[inline(always)]
-    pub(super) fn record_with(self, delta: u64, private: T::PerBio) {
-        if sees_bios_again::<T>() {
-            let per_bio = self.record_iter();
-            // SAFETY: The per-bio data are valid by the invariant of `self`, and nobody else uses them; the iterator was
-            // written just now.
-            unsafe {
-                let sector = (*per_bio).iter.bi_sector;
-                (*per_bio).iter.bi_sector = sector.wrapping_add(delta);
-                (*per_bio).private = MaybeUninit::new(private);
-                // INVARIANT: It is initialised.
-                (*per_bio).iter.bi_size |= HAS_PRIVATE;
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn record_iter(self) -> *mut PerBio<T> {
-        let per_bio = self.per_bio();
-        // SAFETY: The clone and its per-bio data are valid by the invariant, and nobody else uses them.
-        // INVARIANT: As the type of the per-bio data wants it. The size is one of whole sectors, so the bit is clear.
-        unsafe { (*per_bio).iter = iter_by_value(&raw const (*self.ptr()).bi_iter) };
-        per_bio
+    pub(super) fn place(self) -> Place<T> {
+        let per_bio = if sees_bios_again::<T>() {
+            self.per_bio()
+        } else {
+            core::ptr::null_mut()
+        };
+        // INVARIANT: The bio's, if there are any.
+        Place(self, per_bio)
     }
 
     /// Gives the bio, which was recorded, to [`super::run`] on the target's queue. From then on it is not the caller's.
@@ -257,6 +255,45 @@ impl<T: Target> Raw<T> {
         unsafe {
             (*self.ptr()).bi_status = status.0;
             bio_endio(self.ptr());
+        }
+    }
+}
+
+/// A bio, and where its per-bio data are.
+///
+/// # Invariants
+///
+/// The pointer is to the bio's per-bio data, if the target sees bios again.
+pub(super) struct Place<T: Target>(Raw<T>, *mut PerBio<T>);
+
+impl<T: Target> Place<T> {
+    /// As [`Raw::record`].
+    #[inline(always)]
+    pub(super) fn record(&self) {
+        let Self(bio, per_bio) = *self;
+        if sees_bios_again::<T>() {
+            // SAFETY: The clone is valid by the invariant of `Raw`, its per-bio data by ours; nobody else uses them.
+            // INVARIANT: As the type of the per-bio data wants it. The size is one of whole sectors, so the bit is clear.
+            unsafe { (*per_bio).iter = iter_by_value(&raw const (*bio.ptr()).bi_iter) };
+        }
+    }
+
+    /// As [`Raw::record`], of a bio that is at the sector that it came for, with data of the target's.
+    #[inline(always)]
+    pub(super) fn record_with(&self, delta: u64, private: T::PerBio) {
+        let Self(bio, per_bio) = *self;
+        if sees_bios_again::<T>() {
+            // SAFETY: The clone is valid by the invariant of `Raw`, its per-bio data by ours; nobody else uses them.
+            unsafe {
+                let iter = iter_by_value(&raw const (*bio.ptr()).bi_iter);
+                (*per_bio).private = MaybeUninit::new(private);
+                // INVARIANT: As the type of the per-bio data wants it; `private` is initialised.
+                (*per_bio).iter = bvec_iter {
+                    bi_sector: iter.bi_sector.wrapping_add(delta),
+                    bi_size: iter.bi_size | HAS_PRIVATE,
+                    ..iter
+                };
+            }
         }
     }
 }

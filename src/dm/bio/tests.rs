@@ -300,7 +300,7 @@ impl Fixture {
 
     /// As `remap_with` does.
     fn send_with(&mut self, cookie: usize, private: u32) {
-        self.raw().record_with(DELTA, private);
+        self.raw().place().record_with(DELTA, private);
         self.clone.bio.bi_iter.bi_sector = 9;
         self.raw().set_cookie(cookie);
     }
