@@ -5,7 +5,7 @@
 
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all module tools demo test test-host test-vm bench soak fuzz lint deb install install-tools rust-analyzer clean
+.PHONY: all module tools demo test test-host test-vm bench soak fuzz lint upstream deb install install-tools rust-analyzer clean
 
 all: module
 
@@ -54,14 +54,15 @@ bench:
 
 # What takes too long for every day, some hours under emulation: scenarios in their long forms and on more kernels; the machine
 # is killed at a random moment, CUTS=n times (default 100); data races, on a kernel of their own (10 minutes more to build);
-# that the tests notice mistakes in the order of writes and in teardown; the module built by DKMS; a whole Debian, with its root
-# on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
+# that the tests notice mistakes in the order of writes and in teardown; the module built by DKMS; src/dm/ built in the kernel's
+# tree; a whole Debian, with its root on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress deadlocks cycles-stock writers memory each-fault replay hide million straddle \
 		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous sample-debug slow-teardown-debug spare-gone-debug \
 		kunit-race
 	@tests/mutations/run
 	@scripts/deb check-dkms
+	@scripts/upstream
 	@ALL=1 scripts/test vm distro-data distro-root distro-reboots distro-kinds
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
@@ -70,6 +71,11 @@ fuzz:
 
 lint:
 	@scripts/lint
+
+# src/dm/ as a patch series for the kernel, in build/upstream/ (docs/upstream.md). QUICK=1: without building it;
+# K=previous: for that kernel series.
+upstream:
+	@scripts/upstream $(if $(QUICK),--quick) $(K)
 
 # Debian packages, in build/deb/ (docs/packaging.md).
 deb:

@@ -57,7 +57,7 @@ impl Target for RustLinear {
     }
 
     fn iterate_devices(range: &Range<'_>, visitor: DeviceVisitor<'_>) -> Result<(), Stop> {
-        visitor.visit(range.device, range.start, range.info.len())
+        visitor.visit(range.device, range.start, range.info.sectors())
     }
 }
 

@@ -116,7 +116,8 @@ macro_rules! module_target {
                 let data = $data;
                 // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it on
                 // unloading. Nobody else's call comes so far: the module's first code to run is that one.
-                let registration = unsafe { $crate::dm::Registration::new(module, data) };
+                let registration =
+                    unsafe { $crate::dm::Registration::new(module, data) };
                 Ok(Self { _registration: registration? })
             }
         }
@@ -150,7 +151,7 @@ impl<T: Target> Callbacks<T> {
     fn target_type(module: *mut kernel::bindings::module) -> target_type {
         target_type {
             features: if T::NOWAIT {
-                bindings::DM_TARGET_NOWAIT
+                bindings::DM_TARGET_NOWAIT.into()
             } else {
                 0
             },
@@ -388,7 +389,7 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
         match T::message(unsafe { Instance::<T>::of(ti) }.data(), &args, &mut out) {
             // 1 says that there is a result (`target_message` in `drivers/md/dm-ioctl.c`).
-            Ok(()) => c_int::from(out.len() > 0),
+            Ok(()) => c_int::from(!out.is_empty()),
             Err(error) => error.to_errno(),
         }
     }

@@ -45,7 +45,7 @@ impl TargetInfo {
     }
 
     /// Its length in sectors.
-    pub(crate) fn len(&self) -> u64 {
+    pub(crate) fn sectors(&self) -> u64 {
         // SAFETY: Valid by the invariant; it is not changed after the constructor.
         unsafe { (*self.as_ptr()).len }
     }

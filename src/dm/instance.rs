@@ -140,6 +140,7 @@ impl<T: Target> Instance<T> {
         let data = T::ctr(&mut setup, args)?;
         // SAFETY: The place is valid, not initialised, and stays where it is until the data are dropped. If it fails, it is not
         // touched.
+        // INVARIANT: If it does not fail, the data are initialised, and unique references are made no more.
         unsafe { compat::init((&raw mut (*instance).data).cast(), data)? };
         // The initialiser may have used `setup`, and is gone.
         core::mem::forget(setup);
@@ -150,8 +151,7 @@ impl<T: Target> Instance<T> {
             // Of a duplicate that `map` kept, device-mapper would look at the clone, which may be complete by then.
             (*ti.as_ptr()).set_accounts_remapped_io(true);
         }
-        // INVARIANT: The data are initialised, so there may be shared references.
-        // SAFETY: Valid, and left to device-mapper, which calls nothing before this returns.
+        // SAFETY: Valid, with initialised data, and left to device-mapper, which calls nothing before this returns.
         for item in unsafe { &(*instance).lent.works } {
             item.enable();
         }
@@ -166,23 +166,25 @@ impl<T: Target> Instance<T> {
     pub(super) unsafe fn destroy(ti: *mut dm_target) {
         // SAFETY: As the requirement says.
         let this = unsafe { (*ti).private.cast::<Self>() };
-        {
-            // SAFETY: Valid, as the requirement says; works and `process` have shared references, too.
-            let this = unsafe { &*this };
-            for item in &this.lent.works {
-                // The kernel refuses to queue it from now on, and so no other work begins it once more.
-                item.disable_sync();
-            }
-            // Of bios that are complete, `process` may still run.
-            if let Some(queue) = &this.lent.queue {
-                queue.drain();
-            }
-        }
+        // SAFETY: Valid, as the requirement says; works and `process` have shared references, too.
+        unsafe { &*this }.stop();
         // SAFETY: Initialised by the invariant. Nothing runs any more that has a reference to them: callbacks by the
         // requirement, works and `process` as they were waited for.
         unsafe { core::ptr::drop_in_place((&raw mut (*this).data).cast::<T::Data<'_>>()) };
         // SAFETY: `create` made it from a box, and it is nobody else's now.
         drop(unsafe { KBox::from_raw(this) });
+    }
+
+    /// Ends works and [`Target::process`]. May sleep.
+    fn stop(&self) {
+        for item in &self.lent.works {
+            // The kernel refuses to queue it from now on, and so no other work begins it once more.
+            item.disable_sync();
+        }
+        // Of bios that are complete, `process` may still run.
+        if let Some(queue) = &self.lent.queue {
+            queue.drain();
+        }
     }
 }
 
@@ -194,7 +196,7 @@ pub(crate) struct Linear<'t>(PhantomData<fn(&'t ()) -> &'t ()>);
 ///
 /// # Invariants
 ///
-/// It owns the instance, whose data are not initialised, until [`Instance::create`] leaves that to the target.
+/// It owns the instance, whose data are not initialised, until `Instance::create` leaves that to the target.
 pub(crate) struct Setup<'t, T: Target> {
     instance: NonNull<Instance<T>>,
     /// Invariant: this target's, and no other one's.

@@ -19,7 +19,8 @@
 //!
 //! | type | C |
 //! |---|---|
-//! | [`Target`], [`module_target!`](crate::module_target) | `struct target_type`, `dm_register_target` |
+//! | [`Target`] | `struct target_type` |
+//! | [`module_target!`](crate::module_target) | `dm_register_target` |
 //! | [`TargetInfo`], [`Setup`] | `struct dm_target` |
 //! | [`Device`] | `struct dm_dev` |
 //! | [`MapBio`], [`EndBio`], [`DeferredBio`] | `struct bio`, a clone in its three states |

@@ -247,6 +247,6 @@ mod misc {
         // SAFETY: No byte may be written.
         let mut out = unsafe { TextWriter::from_raw(core::ptr::null_mut(), 0) };
         write!(out, "x");
-        assert!(out.len() == 0 && out.is_full());
+        assert!(out.is_empty() && out.is_full());
     }
 }

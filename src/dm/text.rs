@@ -54,7 +54,12 @@ impl<'a> TextWriter<'a> {
         self.used
     }
 
-    /// Whether more text may fit.
+    /// Whether nothing was written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// Whether no more text fits.
     pub(crate) fn is_full(&self) -> bool {
         self.used + 1 >= self.buffer.len()
     }

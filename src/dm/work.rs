@@ -69,7 +69,7 @@ impl Drop for Queue {
 
 /// What a work of a target of type `T` does ([`super::Setup::work`]).
 pub(crate) trait TargetWork<T: Target> {
-    /// Does it. Process context, may sleep; requests for memory start no I/O ([`NoIo`]). It never runs twice at the same time.
+    /// Does it. Process context, may sleep; requests for memory start no I/O (`NoIo`). It never runs twice at the same time.
     fn run(data: &T::Data<'_>);
 }
 
@@ -145,7 +145,7 @@ impl<T: Target> WorkItem<T> {
 ///
 /// # Invariants
 ///
-/// It points to the [`WorkBase`] of an item that stays for `'t`.
+/// It points to the `WorkBase` of an item that stays for `'t`.
 #[derive(Clone, Copy)]
 pub(crate) struct Work<'t>(NonNull<WorkBase>, PhantomData<&'t ()>);
 

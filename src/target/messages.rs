@@ -16,7 +16,7 @@ impl Remap<'_> {
     /// Does what a message says, printing its result to `out`. May sleep.
     pub(super) fn carry_out(&self, args: &Args, out: &mut TextWriter<'_>) -> Result {
         let words = args.words()?;
-        let message = Message::parse(&words, self.ti.len()).map_err(|why| {
+        let message = Message::parse(&words, self.ti.sectors()).map_err(|why| {
             self.complain(why.to_str().unwrap_or("?"));
             EINVAL
         })?;
@@ -117,7 +117,7 @@ impl Remap<'_> {
                 return false;
             }
             left -= 1;
-            if out.len() > 0 {
+            if !out.is_empty() {
                 writeln!(out);
             }
             self.print(out, entry.unit, Some(&entry));

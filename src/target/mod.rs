@@ -281,7 +281,7 @@ impl Target for RemapTarget {
     }
 
     fn iterate_devices(remap: &Remap<'_>, visitor: DeviceVisitor<'_>) -> Result<(), Stop> {
-        visitor.visit(remap.main.device(), remap.main.start(), remap.ti.len())?;
+        visitor.visit(remap.main.device(), remap.main.start(), remap.ti.sectors())?;
         if visitor.has_no_data() {
             // Whatever main can do, the mapped device can.
             return Ok(());

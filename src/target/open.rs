@@ -64,7 +64,7 @@ impl<'t> Opened<'t> {
     /// Opens, claims and reads what the words name, and refuses what does not fit together. May sleep.
     pub(super) fn new(setup: &mut Setup<'t, RemapTarget>, args: &Args) -> Result<Self, Refused> {
         let line = TableLine::parse(&args.words()?)?;
-        let (length, writable) = (setup.info().len(), setup.info().is_writable());
+        let (length, writable) = (setup.info().sectors(), setup.info().is_writable());
 
         let path = args.get(0).ok_or(c"Missing main_dev")?;
         let refuse = |error| Refused(c"Cannot open main_dev", error);

@@ -76,7 +76,7 @@ impl Target for Program {
     // }
 
     fn end_io<'a>(data: &Data<'_>, bio: EndBio<'a, Self>) -> Ended<'a> {
-        let _ = data.info.len();
+        let _ = data.info.sectors();
         // end_io {
         bio.pass_on()
         // }

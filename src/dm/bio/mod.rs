@@ -6,10 +6,10 @@
 //! three types here, in the order in which they can follow each other:
 //!
 //! ```text
-//! map           MapBio ──remap──> lower device ─────────> EndBio ──pass_on──> submitter
-//!                 │  └──complete──> submitter                │
-//!                 └─────defer─────> DeferredBio <───defer────┘
-//!                                     └──complete──> submitter
+//! map           MapBio --remap--> lower device ---------> EndBio --pass_on--> submitter
+//!                 |  +--complete--> submitter                |
+//!                 +-----defer-----> DeferredBio <---defer----+
+//!                                     +--complete--> submitter
 //! ```
 //!
 //! Each is used up by the step that gives the clone away. `map` and `end_io` must return the token ([`Mapped`],

@@ -132,7 +132,7 @@ impl Target for Recorder {
         assert!(!work.queue());
         let seen = Seen::new()?;
         seen.sector.store(setup.info().begin(), Relaxed);
-        seen.sectors.store(setup.info().len() as u32, Relaxed);
+        seen.sectors.store(setup.info().sectors() as u32, Relaxed);
         seen.private.store(*setup.registration_data(), Relaxed);
         Ok(Ok(Recording { seen, work }))
     }
