@@ -58,12 +58,12 @@ bench:
 # tree; a whole Debian, with its root on a remap device, across a kernel upgrade, by dracut, too, and with the power failing at any moment.
 soak:
 	@SOAK=$(or $(CUTS),100) ALL=1 scripts/test vm power churn stress deadlocks cycles-stock writers memory each-fault replay hide million straddle \
-		faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous sample-debug slow-teardown-debug spare-gone-debug \
-		kunit-race
+		monitor scrub files files-f2fs faults-main-stock faults-slot-stock faults-metadata-stock lifecycle-debug lifecycle-previous sample-debug \
+		slow-teardown-debug spare-gone-debug kunit-race
 	@tests/mutations/run
 	@scripts/deb check-dkms
 	@scripts/upstream
-	@ALL=1 scripts/test vm distro-data distro-root distro-reboots distro-kinds
+	@ALL=1 scripts/test vm distro-data distro-root distro-reboots distro-kinds distro-see distro-watch
 
 # T=name: one target of tests/fuzz. RUNS=n: executions of each (default 10 million: half an hour).
 fuzz:

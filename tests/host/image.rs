@@ -9,6 +9,9 @@ use dm_remap::engine::format::{
 use dm_remap::engine::geometry::{Geometry, BLOCK_SIZE};
 use dm_remap::engine::identity::Identity;
 use dm_remap::engine::{Slot, Unit};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 pub(crate) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     crc32c::crc32c_append(crc, bytes)
@@ -72,12 +75,21 @@ impl Image {
 
     /// The region, slots zero.
     pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; (self.geometry.spare_sectors * 512) as usize];
+        self.put(|at, block| bytes[at as usize..at as usize + BLOCK_SIZE].copy_from_slice(block));
+        bytes
+    }
+
+    /// Makes a file of it, with holes where it is zero.
+    pub(crate) fn save(&self, path: &Path) {
+        let file = File::create(path).unwrap();
+        file.set_len(self.geometry.spare_sectors * 512).unwrap();
+        self.put(|at, block| file.write_all_at(block, at).unwrap());
+    }
+
+    /// Gives each block, and the byte where it begins, to `to`.
+    fn put(&self, mut to: impl FnMut(u64, &Block)) {
         let g = &self.geometry;
-        let mut bytes = vec![0; (g.spare_sectors * 512) as usize];
-        let mut put = |sector: u64, block: &Block| {
-            let at = (sector * 512) as usize;
-            bytes[at..at + BLOCK_SIZE].copy_from_slice(block);
-        };
         for copy in [0, 1] {
             let mut block = [0; BLOCK_SIZE];
             let superblock = Superblock {
@@ -90,13 +102,12 @@ impl Image {
                 main: self.main,
             };
             superblock.write(&mut block, copy, crc32c);
-            put(g.superblock_sector(copy), &block);
+            to(g.superblock_sector(copy) * 512, &block);
         }
         for copy in 0..g.areas().len() {
             for (number, block) in (0..).zip(&self.tables) {
-                put(g.table_sector(copy, number), block);
+                to(g.table_sector(copy, number) * 512, block);
             }
         }
-        bytes
     }
 }

@@ -10,6 +10,8 @@ mod grow;
 mod image;
 mod import;
 mod json;
+mod map;
+mod monitor;
 mod offline;
 mod reader;
 mod talk;

@@ -37,6 +37,7 @@ check() {
 	local status
 	checks=$((checks + 1))
 	run "${@:2}" >/run/check 2>&1 </dev/null
+	echo "# at $(cut -d ' ' -f 1 /proc/uptime): $(awk '/^cpu / { print "user", $2 + $3, "system", $4 + $7 + $8 }' /proc/stat)"
 	if ((status == 0)); then
 		echo "ok $checks - $1"
 	else

@@ -4,7 +4,7 @@
 
 A session is a block that begins with "```console". In it, a line "$ COMMAND" is typed at a terminal; what follows is what must
 come. "[y/N] y" is an answer typed there. A comment "<!-- test: COMMAND -->" before a block is run unseen. What differs from
-run to run (uuids, times, counters) counts as equal.
+run to run (uuids, times, counters, progress bars) counts as equal.
 """
 
 import os
@@ -20,6 +20,8 @@ ANY = [
     (r"\b[0-9a-f]{8}-(\d\d)\b", r"<partition>-\1"),
     (r"^( *(errors|recovered|redirected) ).*", r"\1<numbers>"),  # how often the page cache asks is its matter
     (r"\x1b\[[0-9;?]*[a-zA-Z]", ""),
+    (r"[^\n]*\r", ""),  # a progress bar
+    (r" read in \d+ s", " read in <time>"),
     (r" +\n", "\n"),
 ]
 

@@ -75,11 +75,16 @@ pub(crate) fn entries(
     Ok(())
 }
 
+/// The number that is word `at` of the status, counted from 0.
+pub(crate) fn status_number(device: &Device, at: usize) -> Result<u64> {
+    let status = device.status()?;
+    let word = status.split(' ').nth(at).and_then(|word| word.parse().ok());
+    word.with_context(|| format!("{}: status {status}: not understood", device.name))
+}
+
 /// Sectors of a unit.
 pub(crate) fn unit_sectors(device: &Device) -> Result<u64> {
-    let status = device.status()?;
-    let word = status.split(' ').nth(1).and_then(|word| word.parse().ok());
-    word.with_context(|| format!("{}: status {status}: not understood", device.name))
+    status_number(device, 1)
 }
 
 pub(crate) fn list(args: &List) -> Result<Status> {

@@ -54,8 +54,8 @@ Exit status:
 
 /// Keep disks with bad sectors usable, with dm-remap devices and their spares
 ///
-/// NAME is an active device, /dev/mapper/NAME. SPARE is a spare that is not in use, a device or an image file; dump, check, export
-/// and import take a NAME in its place. Nothing is written unless the command says so. Places and lengths are sectors of 512 bytes, or have a suffix: 4096B, 4K or
+/// NAME is an active device, /dev/mapper/NAME. SPARE is a spare that is not in use, a device or an image file; dump, map, check,
+/// export and import take a NAME in its place. Nothing is written unless the command says so. Places and lengths are sectors of 512 bytes, or have a suffix: 4096B, 4K or
 /// 4KiB (1024 bytes each), 64KB (1000 bytes each), and so for M, G, T, P and E; 0x800 is hexadecimal.
 #[derive(Parser)]
 #[command(name = "dmremap", version, after_help = AFTER_HELP)]
@@ -106,6 +106,7 @@ pub(crate) fn command() -> clap::Command {
 pub(crate) enum Command {
     Format(Format),
     Dump(Dump),
+    Map(Map),
     Check(Check),
     Repair(Repair),
     Grow(Grow),
@@ -278,6 +279,41 @@ pub(crate) struct Dump {
     /// Only the superblocks; the table is not read
     #[arg(long)]
     pub(crate) header: bool,
+}
+
+/// Draw a picture of the disk: where it is healthy, and where not
+///
+/// In the terminal, as wide as that is, or as SVG; of an active device or of a spare. A cell shows the worst state in it, and
+/// how much of it is not healthy; the worst parts are shown again, enlarged. States, from the best to the worst: healthy;
+/// relocated: served from the spare; partial: some of its sectors are on the spare; pending: cannot be read until it is
+/// written; lost: was on a part of the spare that failed.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  dmremap map safe
+  dmremap map safe -o today.svg                    to print, or for a browser
+  dmremap map safe --json > monday.json
+  dmremap map safe --since monday.json             what is worse than then is marked ^
+  dmremap map /dev/sdb1 | less                     of a spare that is not in use
+
+Exit status:
+  0   done
+  2   the metadata cannot be used; see check
+  3   there is no dm-remap spare
+  4   the command failed
+  64  wrong usage")]
+pub(crate) struct Map {
+    #[command(flatten)]
+    pub(crate) spare: Spare,
+    /// Write an SVG picture to a new file; - is standard output
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "json")]
+    pub(crate) output: Option<PathBuf>,
+    /// As JSON: what is not healthy, and where
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Mark what is worse than in this report, which map --json or dump --json printed
+    #[arg(long, value_name = "REPORT", value_hint = ValueHint::FilePath)]
+    pub(crate) since: Option<PathBuf>,
 }
 
 /// Say whether the metadata is sound; writes nothing

@@ -3,6 +3,7 @@
 //! The command line of what is done with devices in use; see [`crate::cli`].
 
 use crate::cli::{Bounds, Only};
+use crate::monitor::Monitor;
 use crate::units;
 use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ pub(crate) enum DeviceCommand {
     Open(Open),
     Close(Close),
     Status(Status),
+    Monitor(Monitor),
     List(List),
     Query(Query),
     /// Relocate units now
@@ -45,6 +47,8 @@ Examples:
 Examples:
   dmremap forget safe 0 100G")]
     Forget(Change),
+    Scrub(Scrub),
+    Files(Files),
     Zero(Zero),
     Set(Set),
     Reset(Reset),
@@ -284,11 +288,108 @@ pub(crate) struct Change {
     pub(crate) json: bool,
 }
 
+/// Read all of a device, and relocate what is dying before it is dead
+///
+/// Sectors that cannot be read become pending. Units that read slowly again and again, while others beside them do not, are
+/// relocated as long as they can be read. What is pending already is not read; of a place where hardly anything can be read,
+/// most is left out. It reads at idle I/O priority, and a tenth of the time at most while others use the disk. Interrupted, by
+/// SIGINT or a reboot, the same command goes on where it was: it keeps its state in /var/lib/dmremap.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  dmremap scrub safe
+  dmremap scrub safe --rate 20                      at most 20 MiB/s
+  dmremap scrub safe --from 1G --to 2G --thorough   only there, and every single unit
+  systemctl enable --now dmremap-scrub@safe.timer   each month
+  systemctl enable --now \"$(systemd-escape --template=dmremap-scrub@.timer left-disk)\"
+                                                    a name with a - must be escaped
+
+Exit status:
+  0   nothing new was found
+  1   something is: sectors that cannot be read, units that were slow; it says which
+  4   the command failed, or could not go on; then the same command goes on where it was
+  64  wrong usage")]
+pub(crate) struct Scrub {
+    /// The mapped device's name
+    pub(crate) name: String,
+    /// The first sector to read [default: 0]
+    #[arg(long, value_name = "SECTOR", value_parser = units::sectors)]
+    pub(crate) from: Option<u64>,
+    /// The first one that is not read any more [default: to the end]
+    #[arg(long, value_name = "SECTOR", value_parser = units::sectors)]
+    pub(crate) to: Option<u64>,
+    /// MiB to read in a second, at most
+    #[arg(long, value_name = "MIB/S", value_parser = units::rate)]
+    pub(crate) rate: Option<f64>,
+    /// What is slow: so many ms longer than reads beside it [default: 4 times the device's median, from 50 to 200]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    pub(crate) slow: Option<u64>,
+    /// Leave nothing out: on a dead place of 1 GiB that may take weeks
+    #[arg(long)]
+    pub(crate) thorough: bool,
+    /// Begin anew, although one was interrupted; what was interrupted 27 days ago is not gone on with anyway
+    #[arg(long)]
+    pub(crate) restart: bool,
+    /// Do nothing if the last scrub of all began less than so many days ago, and none was interrupted since
+    #[arg(long, value_name = "DAYS", conflicts_with_all = ["from", "to", "restart"])]
+    pub(crate) if_due: Option<u64>,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Say which files have the sectors that nobody can read
+///
+/// A line each: sector, how many, state (pending, lost; relocated, healthy), whose they are: a file with the place in it, a
+/// directory, what the file system needs for itself, free space. Mounted file systems are asked themselves: ext4, XFS, f2fs,
+/// FAT, and less exactly others; ext4 also if it is not mounted. Sectors are followed through partitions, LVM and encryption.
+/// Pending units are read, to know which of their sectors are bad. File systems are flushed before; else nothing is written.
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  dmremap files safe
+  dmremap files safe 4711 8                who has these sectors, bad or not?
+  dmremap files safe -z | rsync -aIW --from0 --files-from=- backup:/ /
+  dmremap files safe --json | jq -r '.hits[] | select(.kind == \"file\") | .paths[]'
+
+Exit status:
+  0   all of it is known
+  1   of some sectors it is not known whose they are, or not all files could be looked at; it says why
+  4   the command failed
+  64  wrong usage")]
+pub(crate) struct Files {
+    /// The mapped device's name
+    pub(crate) name: String,
+    /// The first sector to tell of, and of all from there, not only those that cannot be read
+    #[arg(value_parser = units::sectors)]
+    pub(crate) sector: Option<u64>,
+    /// How many
+    #[arg(default_value = "1", value_parser = units::length)]
+    pub(crate) count: u64,
+    /// Tell also of sectors that are on the spare
+    #[arg(long)]
+    pub(crate) relocated: bool,
+    /// Do not read: pending units are taken for bad as a whole, and partly relocated ones for good
+    ///
+    /// A disk may take 30 s for each sector that it cannot read.
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Only the paths of the files and directories that are damaged, each with a zero byte behind it; with SECTOR or --relocated,
+    /// of all that are asked about
+    ///
+    /// Of a file system that is not mounted, they are those inside it.
+    #[arg(short = 'z', long, conflicts_with = "json")]
+    pub(crate) null: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Write zeroes to sectors that nobody can read
 ///
 /// A write gives a bad sector its place on the spare, and then it can be read again: as zeroes. Only sectors are written that
-/// are pending or lost, and that cannot be read now. What they held is gone; it was before, unless the disk reads them once
-/// more.
+/// are pending or lost, and that cannot be read now, nor once more just before. What they held is gone; it was before, unless the
+/// disk reads them one more time. It says before which files they are of, as far as that can be known; see files.
 #[derive(Args)]
 #[command(after_help = "\
 Examples:

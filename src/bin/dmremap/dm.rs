@@ -6,10 +6,11 @@
 //! cookies where udev runs, the nodes in /dev/mapper where it does not. (The crate `devicemapper` refuses every call on a
 //! machine without udev.)
 
-use anyhow::{bail, ensure, Context as _, Result};
+use anyhow::{anyhow, bail, ensure, Context as _, Result};
 use dm_remap::engine::args::TableLine;
 use dm_remap::engine::image::text;
-use rustix::fs::{major, minor, stat, FileType};
+use rustix::fs::{statx, AtFlags, FileType, StatxFlags, CWD};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -34,8 +35,8 @@ pub(crate) struct Device {
     pub(crate) line: TableLine,
 }
 
-/// Runs dmsetup and returns what it printed. Its failure says what the kernel logged meanwhile.
-fn dmsetup(arguments: &[&str]) -> Result<String> {
+/// Runs dmsetup and returns what it printed, and whether it failed: then with what the kernel logged meanwhile.
+fn run(arguments: &[&str]) -> Result<(String, Result<()>)> {
     let mut log = KernelLog::from_now();
     let output = match Command::new("dmsetup").args(arguments).output() {
         Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -43,21 +44,44 @@ fn dmsetup(arguments: &[&str]) -> Result<String> {
         }
         output => output.context("cannot run dmsetup")?,
     };
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let kernel = log.sentences();
-        if kernel.is_empty() {
-            bail!(
-                "dmsetup {}: {}",
-                arguments[0],
-                said.trim().replace('\n', "; ")
-            );
-        }
-        bail!("{}", kernel.join("; "));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout)
+    let printed = String::from_utf8_lossy(&output.stdout)
         .trim_end()
-        .to_string())
+        .to_string();
+    if output.status.success() {
+        return Ok((printed, Ok(())));
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.trim().replace('\n', "; ");
+    let kernel = log.sentences();
+    let why = match kernel.is_empty() {
+        true => anyhow!("dmsetup {}: {said}", arguments[0]),
+        false => anyhow!("{}", kernel.join("; ")),
+    };
+    Ok((printed, Err(why)))
+}
+
+/// Runs dmsetup and returns what it printed.
+fn dmsetup(arguments: &[&str]) -> Result<String> {
+    let (printed, done) = run(arguments)?;
+    done.map(|()| printed)
+}
+
+/// How often dmsetup is run that tells of all devices.
+const TRIES: usize = 3;
+
+/// Runs dmsetup, which tells of all devices. It fails if one of them, whatever it is, vanishes meanwhile. So it is tried again;
+/// and if that does not help, what it said of the others counts, and the failure stands beside it.
+fn run_for_all(arguments: &[&str]) -> Result<(String, Result<()>)> {
+    let mut result = run(arguments)?;
+    for _ in 1..TRIES {
+        if result.1.is_err() {
+            result = run(arguments)?;
+        }
+    }
+    match result {
+        (printed, Err(why)) if printed.is_empty() => Err(why),
+        result => Ok(result),
+    }
 }
 
 /// The kernel's log from a moment on, where it may be read.
@@ -127,25 +151,39 @@ impl Device {
             sectors: sectors.parse()?,
             main: number_of(0).with_context(what)?,
             spare: number_of(2).with_context(what)?,
-            line: TableLine::parse(&bytes)
-                .map_err(|why| anyhow::anyhow!("{name}: {}", text(why)))?,
+            line: TableLine::parse(&bytes).map_err(|why| anyhow!("{name}: {}", text(why)))?,
             name,
         })
     }
 
     /// All of them, by name.
     pub(crate) fn all() -> Result<Vec<Self>> {
-        let tables = dmsetup(&["table", "--target", "remap"])?;
-        let mut devices = Vec::new();
-        for line in tables.lines() {
-            // Without any, dmsetup says so.
-            let Some((name, _)) = line.split_once(": ") else {
-                continue;
-            };
-            devices.extend(Self::find(name)?);
-        }
+        let (devices, is_whole) = Self::each()?;
+        is_whole?;
+        let mut devices = devices.into_iter().collect::<Result<Vec<_>>>()?;
         devices.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(devices)
+    }
+
+    /// Each of them, or why it is not understood; and why some may be missing.
+    pub(crate) fn each() -> Result<(Vec<Result<Self>>, Result<()>)> {
+        let all = [
+            "info",
+            "-c",
+            "--noheadings",
+            "--separator",
+            "\t",
+            "-o",
+            COLUMNS,
+        ];
+        let (infos, infos_whole) = run_for_all(&all)?;
+        let (tables, tables_whole) = lines_of_all(&["table", "--target", "remap"])?;
+        // What only one of the two tells of comes or goes just now.
+        let found = infos.lines().filter_map(|info| {
+            let (name, _) = info.split_once('\t')?;
+            Some(Self::of(info, tables.get(name)?))
+        });
+        Ok((found.collect(), infos_whole.and(tables_whole)))
     }
 
     fn ask(name: &str) -> Result<Self> {
@@ -159,7 +197,7 @@ impl Device {
             COLUMNS,
             name,
         ];
-        Self::of(&dmsetup(&info)?, &dmsetup(&["table", name])?)
+        Self::of(&dmsetup(&info)?, &table(name)?)
     }
 
     /// The mapped device of that name; `None`: there is none. One that is not a remap device is an error.
@@ -220,6 +258,42 @@ impl Device {
     }
 }
 
+/// Lines by the names of devices.
+type Lines = BTreeMap<String, String>;
+
+/// What dmsetup prints of each device, by name: of several lines of one, the first. (Without any device, it says so.) And why
+/// some may be missing.
+fn lines_of_all(arguments: &[&str]) -> Result<(Lines, Result<()>)> {
+    let (printed, is_whole) = run_for_all(arguments)?;
+    let mut lines = Lines::new();
+    for line in printed.lines() {
+        if let Some((name, line)) = line.split_once(": ") {
+            lines.entry(name.into()).or_insert_with(|| line.into());
+        }
+    }
+    Ok((lines, is_whole))
+}
+
+/// The line of `dmsetup status` of each remap device, by name, without start, length and target; and why some may be missing.
+pub(crate) fn statuses() -> Result<(Lines, Result<()>)> {
+    let (mut lines, is_whole) = lines_of_all(&["status", "--noflush", "--target", "remap"])?;
+    // One without a table has no words.
+    lines.retain(|_, line| match line.splitn(4, ' ').nth(3) {
+        Some(words) => {
+            *line = words.into();
+            true
+        }
+        None => false,
+    });
+    Ok((lines, is_whole))
+}
+
+/// Whether a mapped device is suspended now, as sysfs says.
+pub(crate) fn is_suspended(number: Number) -> bool {
+    let suspended = directory(number).and_then(|directory| attribute(&directory, "dm/suspended"));
+    suspended.as_deref() == Some("1")
+}
+
 /// Creates a mapped device and makes it live.
 pub(crate) fn create(name: &str, uuid: &str, table: &str, readonly: bool) -> Result<()> {
     let mut arguments = vec!["create", name, "--uuid", uuid, "--table", table];
@@ -233,6 +307,11 @@ pub(crate) fn create(name: &str, uuid: &str, table: &str, readonly: bool) -> Res
 pub(crate) fn remove(name: &str, deferred: bool) -> Result<()> {
     let how = if deferred { "--deferred" } else { "--retry" };
     dmsetup(&["remove", how, name]).map(drop)
+}
+
+/// The table of the mapped device of that name, remap or not: a line a target. Keys are not shown.
+pub(crate) fn table(name: &str) -> Result<String> {
+    dmsetup(&["table", name])
 }
 
 /// The numbers and the directories of all mapped devices.
@@ -266,9 +345,10 @@ pub(crate) fn number_of(name: &str) -> Option<Number> {
 
 /// The number of the block device at `path`; `None`: it is none.
 pub(crate) fn number_at(path: &Path) -> Option<Number> {
-    let found = stat(path).ok()?;
-    let is_device = FileType::from_raw_mode(found.st_mode) == FileType::BlockDevice;
-    is_device.then(|| (major(found.st_rdev), minor(found.st_rdev)))
+    // It may be any file that a process has open: a server that does not answer is not asked.
+    let found = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::TYPE).ok()?;
+    let is_device = FileType::from_raw_mode(found.stx_mode.into()) == FileType::BlockDevice;
+    is_device.then_some((found.stx_rdev_major, found.stx_rdev_minor))
 }
 
 /// The directory of a block device in sysfs.
@@ -301,6 +381,15 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         "{name:?}: not a name for a device: letters, digits and #+-.:=@_ only, up to 127, the first neither - nor ."
     );
     Ok(())
+}
+
+#[cfg(test)]
+impl Device {
+    /// One that is not there.
+    pub(crate) fn example(name: &str, uuid: &str) -> Self {
+        let info = format!("{name}\t{uuid}\t253\t4\tActive\tWriteable");
+        Self::of(&info, "0 4096 remap 8:1 0 8:17 16").unwrap()
+    }
 }
 
 #[cfg(test)]

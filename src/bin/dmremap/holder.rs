@@ -3,7 +3,7 @@
 //! Who uses a device or an image file.
 
 use crate::dm::{attribute, directory, number, number_at, Number};
-use rustix::fs::{major, minor, stat, FileType};
+use crate::mounts::{Mount, Tables};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +20,10 @@ pub(crate) fn of_but(path: &Path, except: &dyn Fn(Number) -> bool) -> Option<Str
         return loop_device_of(path);
     };
     let device = directory(number)?;
-    let tables = Tables {
-        mounts: fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
-        swaps: fs::read_to_string("/proc/swaps").unwrap_or_default(),
-    };
+    let tables = Tables::read();
     related(&device)
         .iter()
-        .find_map(|device| tables.user_of(device, except))
+        .find_map(|device| user_of(&tables, device, except))
 }
 
 /// The loop device that serves an image file, if there is one.
@@ -63,41 +60,19 @@ fn name_of(device: &Path) -> String {
     format!("/dev/{}", name.replace('!', "/"))
 }
 
-/// What the kernel says of mounts and of swap space.
-struct Tables {
-    mounts: String,
-    swaps: String,
-}
-
-impl Tables {
-    /// Who uses the device whose directory in sysfs is `device`.
-    fn user_of(&self, device: &Path, except: &dyn Fn(Number) -> bool) -> Option<String> {
-        let name = name_of(device);
-        if let Some(holder) = above(device, except) {
-            return Some(format!("{name} is below {holder}"));
-        }
-        let number = fs::read_to_string(device.join("dev")).ok()?;
-        let number = number.trim();
-        let is_it = |path: &str| {
-            stat(unescaped(path)).is_ok_and(|s| {
-                FileType::from_raw_mode(s.st_mode) == FileType::BlockDevice
-                    && format!("{}:{}", major(s.st_rdev), minor(s.st_rdev)) == number
-            })
-        };
-        // "36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw,errors=continue". btrfs has a number of its own.
-        let mounted = self.mounts.lines().find_map(|line| {
-            let (place, what) = line.split_once(" - ")?;
-            let mut words = place.split(' ').skip(2);
-            let (of, at) = (words.next()?, words.nth(1)?);
-            let source = what.split(' ').nth(1)?;
-            (of == number || is_it(source)).then(|| unescaped(at))
-        });
-        if let Some(at) = mounted {
-            return Some(format!("{name} is mounted at {at}"));
-        }
-        let mut swaps = self.swaps.lines().filter_map(|line| line.split(' ').next());
-        swaps.any(is_it).then(|| format!("{name} is used as swap"))
+/// Who uses the device whose directory in sysfs is `device`.
+fn user_of(tables: &Tables, device: &Path, except: &dyn Fn(Number) -> bool) -> Option<String> {
+    let name = name_of(device);
+    if let Some(holder) = above(device, except) {
+        return Some(format!("{name} is below {holder}"));
     }
+    let number = number(&attribute(device, "dev")?)?;
+    if let Some(mount) = Mount::all(&tables.mounts).find(|mount| mount.is_of(number)) {
+        return Some(format!("{name} is mounted at {}", mount.at.display()));
+    }
+    tables
+        .is_swap(number)
+        .then(|| format!("{name} is used as swap"))
 }
 
 /// A device that lies on the one whose directory in sysfs is `device`.
@@ -115,26 +90,6 @@ fn above(device: &Path, except: &dyn Fn(Number) -> bool) -> Option<String> {
         }
         Err(_) => Some(name_of(&holder.path())),
     }
-}
-
-/// A path as the kernel's tables have it: blanks and the like are octal numbers there.
-fn unescaped(path: &str) -> String {
-    let mut parts = path.split('\\');
-    let mut text = parts.next().unwrap_or_default().to_string();
-    for part in parts {
-        let number = part.get(..3).and_then(|n| u8::from_str_radix(n, 8).ok());
-        match number {
-            Some(byte) => {
-                text.push(byte.into());
-                text.push_str(&part[3..]);
-            }
-            None => {
-                text.push('\\');
-                text.push_str(part);
-            }
-        }
-    }
-    text
 }
 
 /// A process that has the device or file at `path` open, as far as that can be seen: `mkfs.ext4 (process 4711)`.
@@ -183,7 +138,7 @@ mod tests {
         let used = |tables: &Tables, device: &Path| {
             related(device)
                 .iter()
-                .find_map(|d| tables.user_of(d, &|_| false))
+                .find_map(|d| user_of(tables, d, &|_| false))
         };
         let none = tables("21 1 0:5 / /proc rw - proc proc rw\n", "Filename Type\n");
         for device in [&disk, &one, &two] {

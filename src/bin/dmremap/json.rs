@@ -202,7 +202,7 @@ impl FindingView {
 }
 
 /// A point in time, in seconds since 1970, as RFC 3339 has it; `None`: past the year 9999.
-fn time(seconds: u64) -> Option<String> {
+pub(crate) fn time(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok()?;
     let stamp = jiff::Timestamp::from_second(seconds).ok()?;
     Some(stamp.to_string())

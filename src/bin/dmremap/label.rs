@@ -13,7 +13,7 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 /// Whether a terminal does not show `c`, or obeys it: control characters, those that turn the direction of writing or have no
 /// width, separators of lines.
-fn is_invisible(c: char) -> bool {
+pub(crate) fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
     let category = c.general_category();
     matches!(

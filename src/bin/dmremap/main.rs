@@ -7,8 +7,10 @@
 //!   it should be.
 //! - [`change`]: records of its table, and its superblocks, written.
 //! - [`main_device`]: which disk main is.
+//! - [`smart`]: what the drive below main says of itself.
 //! - [`boot`], [`probe`] and [`wait`]: the table file at boot, for systemd, udev and the initramfs.
-//! - one module for each command; [`lists`]: the formats of lists of bad sectors.
+//! - [`unreadable`]: which sectors nobody can read; [`mounts`]: what is mounted.
+//! - one module for each command, [`monitor`] with its own; [`lists`]: the formats of lists of bad sectors.
 //! - [`units`]: numbers on the command line; [`ui`]: talking to a person; [`json`]: to a program; [`man`]: manual pages.
 
 // They panic when nobody reads what they print.
@@ -25,6 +27,7 @@ mod device_cli;
 mod dm;
 mod dump;
 mod export;
+mod files;
 mod format;
 mod grow;
 mod hide;
@@ -36,18 +39,27 @@ mod label;
 mod lists;
 mod main_device;
 mod man;
+mod map;
+mod monitor;
+mod mounts;
 mod open;
+mod others;
 mod output;
 mod probe;
 mod region;
 mod remaptab;
 mod repair;
+mod scrub;
+mod scrub_report;
 mod search;
 mod setup;
+mod slow;
+mod smart;
 mod status;
 mod tag;
 mod ui;
 mod units;
+mod unreadable;
 mod wait;
 mod whole_file;
 mod zero;
@@ -77,13 +89,16 @@ fn on_device(command: DeviceCommand) -> Result<Status> {
         DeviceCommand::Open(args) => open::open(args),
         DeviceCommand::Close(args) => open::close(&args),
         DeviceCommand::Status(args) => status::run(&args),
+        DeviceCommand::Monitor(args) => monitor::run(&args),
         DeviceCommand::List(args) => active::list(&args),
         DeviceCommand::Query(args) => active::query(&args),
         DeviceCommand::Remap(args) => active::change("remap", &args),
         DeviceCommand::Mark(args) => active::change("mark", &args),
         DeviceCommand::Restore(args) => active::change("restore", &args),
         DeviceCommand::Forget(args) => active::change("forget", &args),
+        DeviceCommand::Files(args) => files::run(&args),
         DeviceCommand::Zero(args) => zero::run(&args),
+        DeviceCommand::Scrub(args) => scrub::run(&args),
         DeviceCommand::Set(args) => active::set(&args),
         DeviceCommand::Reset(args) => active::reset(&args),
         DeviceCommand::Hide(args) => hide::run(&args),
@@ -100,6 +115,7 @@ fn run(command: Command) -> Result<Status> {
         Command::Grow(args) => grow::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Map(args) => map::run(&args),
         Command::Label(args) => label::run(&args),
         Command::Rebind(args) => main_device::rebind(&args),
         Command::Device(command) => on_device(command),

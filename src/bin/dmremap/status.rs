@@ -6,6 +6,7 @@ use crate::dm::{path_of, Device};
 use crate::image::Image;
 use crate::label::decode;
 use crate::region::Region;
+use crate::smart::{Drives, Smart};
 use crate::{device_cli, dump, image, ui};
 use anyhow::{bail, Context as _, Result};
 use dm_remap::engine::format::Superblock;
@@ -16,71 +17,73 @@ use std::io::{stdout, Write};
 /// Table blocks of which the times of all entries are read at most.
 const FEW_BLOCKS: u64 = 64;
 
-#[derive(Serialize)]
-struct MainView {
-    device: String,
-    start: u64,
-    sectors: u64,
-    id: Option<String>,
+#[derive(Clone, Serialize)]
+pub(crate) struct MainView {
+    pub(crate) device: String,
+    pub(crate) start: u64,
+    pub(crate) sectors: u64,
+    pub(crate) id: Option<String>,
 }
 
-#[derive(Serialize)]
-struct SpareView {
-    device: String,
-    start: u64,
-    sectors: Option<u64>,
-    uuid: Option<String>,
-    label: Option<String>,
+#[derive(Clone, Serialize)]
+pub(crate) struct SpareView {
+    pub(crate) device: String,
+    pub(crate) start: u64,
+    pub(crate) sectors: Option<u64>,
+    pub(crate) uuid: Option<String>,
+    pub(crate) label: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Slots {
-    used: u64,
-    total: u64,
-    bad: u64,
+#[derive(Clone, Serialize)]
+pub(crate) struct Slots {
+    pub(crate) used: u64,
+    pub(crate) total: u64,
+    pub(crate) bad: u64,
 }
 
-#[derive(Serialize)]
-struct Units {
-    relocated: u64,
-    pending: u64,
+#[derive(Clone, Serialize)]
+pub(crate) struct Units {
+    pub(crate) relocated: u64,
+    pub(crate) pending: u64,
 }
 
-#[derive(Serialize)]
-struct Errors {
-    read: u64,
-    write: u64,
-    metadata: u64,
+#[derive(Clone, Serialize)]
+pub(crate) struct Errors {
+    pub(crate) read: u64,
+    pub(crate) write: u64,
+    pub(crate) metadata: u64,
 }
 
-#[derive(Serialize)]
-struct Both {
-    read: u64,
-    write: u64,
+#[derive(Clone, Serialize)]
+pub(crate) struct Both {
+    pub(crate) read: u64,
+    pub(crate) write: u64,
 }
 
 /// A device; the names are those of docs/json.md and stay.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(crate) struct View {
-    name: String,
-    uuid: String,
+    pub(crate) name: String,
+    pub(crate) uuid: String,
     pub(crate) mode: String,
-    suspended: bool,
-    main: MainView,
-    spare: SpareView,
-    unit_sectors: u32,
-    slots: Slots,
-    units: Units,
-    lost_sectors: u64,
-    errors: Errors,
-    recovered: Both,
-    redirected: Both,
-    commits: u64,
-    activity: String,
+    pub(crate) suspended: bool,
+    pub(crate) main: MainView,
+    pub(crate) spare: SpareView,
+    pub(crate) unit_sectors: u32,
+    pub(crate) slots: Slots,
+    pub(crate) units: Units,
+    pub(crate) lost_sectors: u64,
+    pub(crate) errors: Errors,
+    pub(crate) recovered: Both,
+    pub(crate) redirected: Both,
+    pub(crate) commits: u64,
+    pub(crate) activity: String,
+    /// What the drive below main says of itself.
+    pub(crate) smart: Option<Smart>,
     #[serde(skip)]
-    label: String,
+    pub(crate) label: String,
     #[serde(skip)]
-    times: Option<(u64, u64)>,
+    pub(crate) times: Option<(u64, u64)>,
 }
 
 /// The superblock of an active device, if it can be read.
@@ -109,19 +112,25 @@ fn times(region: &Region, found: Found) -> Option<(u64, u64)> {
 
 impl View {
     pub(crate) fn new(device: &Device) -> Result<Self> {
-        let line = device.status()?;
+        let read = superblock(device);
+        let found = read.as_ref().map(|(_, found)| &found.superblock);
+        let mut view = Self::of(device, &device.status()?, found)?;
+        view.times = read.and_then(|(region, found)| times(&region, found));
+        Ok(view)
+    }
+
+    /// By what `dmsetup status` says, and by the superblock, if it was read.
+    pub(crate) fn of(device: &Device, line: &str, known: Option<&Superblock>) -> Result<Self> {
         let what = || format!("{}: status {line}: not understood", device.name);
         let words: Vec<&str> = line.split(' ').collect();
         let word = |at: usize| words.get(at).copied().with_context(what);
         let number = |at: usize| word(at)?.parse::<u64>().with_context(what);
         let (used, total) = word(2)?.split_once('/').with_context(what)?;
-        let read = superblock(device);
-        let known: Option<&Superblock> = read.as_ref().map(|(_, found)| &found.superblock);
         let id = known
             .filter(|s| s.main.is_known())
             .map(|s| s.main.to_string());
         let label = known.map(|s| decode(&s.label));
-        let mut view = Self {
+        Ok(Self {
             name: device.name.clone(),
             uuid: device.uuid.clone(),
             mode: word(0)?.into(),
@@ -165,11 +174,17 @@ impl View {
             commits: number(12)?,
             activity: word(14)?.into(),
             lost_sectors: number(15)?,
+            smart: None,
             label: label.unwrap_or_default(),
             times: None,
-        };
-        view.times = read.and_then(|(region, found)| times(&region, found));
-        Ok(view)
+        })
+    }
+
+    /// Slots that can be given out.
+    pub(crate) fn free(&self) -> u64 {
+        self.slots
+            .total
+            .saturating_sub(self.slots.used + self.slots.bad)
     }
 
     /// What is wrong, what it means, and what to do: nothing if all is well.
@@ -205,15 +220,15 @@ impl View {
         let (pending, relocated) = (self.units.pending, self.units.relocated);
         if pending > 0 {
             say(format!(
-                "{} of the disk cannot be read (pending): files there give errors. Each is served from the spare once it is \
-                 written; dmremap zero {name} writes zeroes to what nobody can read.",
+                "{} of the disk cannot be read (pending): files there give errors, and dmremap files {name} names them. A unit \
+                 is served from the spare once it is written; dmremap zero {name} writes zeroes to what nobody can read.",
                 ui::count(pending, "unit")
             ));
         }
         if self.lost_sectors > 0 {
             say(format!(
-                "{} were on parts of the spare that failed, and are lost: restore the files from a backup, or dmremap zero \
-                 {name}.",
+                "{} were on parts of the spare that failed, and are lost: dmremap files {name} names the files. Restore them \
+                 from a backup, or dmremap zero {name}.",
                 ui::count(self.lost_sectors, "sector")
             ));
         }
@@ -224,14 +239,21 @@ impl View {
                 self.spare.device
             ));
         }
-        let free = self
-            .slots
-            .total
-            .saturating_sub(self.slots.used + self.slots.bad);
+        let free = self.free();
         if self.mode == "active" && free < self.slots.total / 10 {
             say(format!(
                 "Only {} left on the spare: think of a larger one.",
                 ui::count(free, "slot")
+            ));
+        }
+        if let Some(smart) = self
+            .smart
+            .as_ref()
+            .filter(|smart| smart.failing == Some(true))
+        {
+            say(format!(
+                "{} says itself that it is about to fail (SMART): copy what is on it as long as that goes.",
+                smart.drive
             ));
         }
         if relocated + pending > 0 && self.mode != "readonly" {
@@ -262,7 +284,7 @@ impl View {
         }
     }
 
-    fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
+    pub(crate) fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
         let unit = u64::from(self.unit_sectors);
         writeln!(out, "{}: {}", self.name, self.headline())?;
         let mode = if self.suspended {
@@ -343,6 +365,9 @@ impl View {
         )?;
         writeln!(out, "  recovered   {}", requests(&self.recovered))?;
         writeln!(out, "  redirected  {}", requests(&self.redirected))?;
+        if let Some(smart) = &self.smart {
+            writeln!(out, "  drive       {smart}")?;
+        }
         for line in self.advice() {
             writeln!(out)?;
             for line in textwrap::wrap(&line, 78) {
@@ -359,9 +384,13 @@ pub(crate) fn run(args: &device_cli::Status) -> Result<crate::Status> {
         None => Device::all()?,
     };
     let mut views = Vec::new();
+    let mut drives = Drives::default();
     for device in &devices {
         match View::new(device) {
-            Ok(view) => views.push(view),
+            Ok(view) => views.push(View {
+                smart: drives.of(&path_of(device.main)),
+                ..view
+            }),
             // It may have been closed meanwhile.
             Err(_) if args.name.is_none() && Device::find(&device.name)?.is_none() => (),
             Err(error) => bail!(error),

@@ -7,9 +7,11 @@
 use anyhow::{bail, Result};
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::termios::tcgetwinsize;
 use std::ffi::OsString;
 use std::io::{self, BufRead as _, IsTerminal as _, Write};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 const RED: Style = AnsiColor::Red.on_default().bold();
 const YELLOW: Style = AnsiColor::Yellow.on_default().bold();
@@ -121,16 +123,50 @@ fn has_utf8(variable: impl Fn(&str) -> Option<OsString>) -> bool {
     })
 }
 
+/// Whether the user's locale has no more than ASCII.
+pub(crate) fn is_ascii() -> bool {
+    !has_utf8(|name| std::env::var_os(name))
+}
+
+/// Columns of the terminal that standard output is; of none, what `COLUMNS` says, or 80.
+pub(crate) fn width() -> usize {
+    let terminal = tcgetwinsize(io::stdout()).ok();
+    let columns = terminal.map(|size| usize::from(size.ws_col));
+    let told = || std::env::var("COLUMNS").ok()?.parse().ok();
+    columns
+        .filter(|columns| *columns > 0)
+        .or_else(told)
+        .unwrap_or(80)
+}
+
 /// A progress bar over `total` steps, on a terminal only and not for a few.
 pub(crate) fn progress(what: &'static str, total: u64) -> ProgressBar {
-    if total < 256 || manner().quiet || manner().verbose {
+    match total < 256 {
+        true => ProgressBar::hidden(),
+        false => bar(what, total, "{msg} {wide_bar} {percent:>3}% {eta}"),
+    }
+}
+
+/// The same for steps that may take half a minute each: also for a few, and it is seen to live meanwhile.
+pub(crate) fn slow_progress(what: &'static str, total: u64) -> ProgressBar {
+    if total == 0 {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {wide_bar} {percent:>3}% {eta}");
+    let bar = bar(what, total, "{msg} {wide_bar} {pos}/{len} {elapsed}");
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(Duration::from_millis(250));
+    }
+    bar
+}
+
+fn bar(what: &'static str, total: u64, template: &str) -> ProgressBar {
+    if manner().quiet || manner().verbose {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(template);
     let bar = ProgressBar::new(total).with_message(what);
-    let is_ascii = !has_utf8(|name| std::env::var_os(name));
     style.map_or(bar.clone(), |style| {
-        bar.with_style(if is_ascii {
+        bar.with_style(if is_ascii() {
             style.progress_chars("#>-")
         } else {
             style
@@ -140,7 +176,9 @@ pub(crate) fn progress(what: &'static str, total: u64) -> ProgressBar {
 
 /// So many things: `1 unit`, `2 units`, `3 copies`.
 pub(crate) fn count(number: u64, thing: &str) -> String {
-    match (number, thing.strip_suffix('y')) {
+    // Of a day, days.
+    let stem = thing.strip_suffix('y').filter(|s| !s.ends_with('a'));
+    match (number, stem) {
         (1, _) => format!("1 {thing}"),
         (_, Some(stem)) => format!("{number} {stem}ies"),
         _ => format!("{number} {thing}s"),
@@ -154,7 +192,7 @@ pub(crate) fn size(sectors: u64) -> String {
 }
 
 /// Bytes in the unit in which they have no more than three digits.
-fn binary(bytes: u64) -> String {
+pub(crate) fn binary(bytes: u64) -> String {
     if bytes < 1000 {
         return format!("{bytes} B");
     }
@@ -233,6 +271,7 @@ mod tests {
         assert_eq!(count(2, "unit"), "2 units");
         assert_eq!(count(1, "copy"), "1 copy");
         assert_eq!(count(2, "bad copy"), "2 bad copies");
+        assert_eq!(count(0, "day"), "0 days");
     }
 
     #[test]

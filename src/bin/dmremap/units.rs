@@ -101,6 +101,22 @@ pub(crate) fn time_span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A span of time that ends.
+pub(crate) fn finite(text: &str) -> Result<Duration, String> {
+    match text.trim() {
+        "infinity" => Err("not a time that ends, like 30, 30s or 5min".into()),
+        _ => time_span(text),
+    }
+}
+
+/// A span of time that ends, and not at once.
+pub(crate) fn some_time(text: &str) -> Result<Duration, String> {
+    match finite(text)? {
+        Duration::ZERO => Err("not more than no time at all".into()),
+        span => Ok(span),
+    }
+}
+
 /// Replicas of the metadata.
 pub(crate) fn copies(text: &str) -> Result<u32, String> {
     match text.parse() {
@@ -114,6 +130,14 @@ pub(crate) fn slots(text: &str) -> Result<u64, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("not a number of slots, 1 or more".into()),
         Ok(slots) => Ok(slots),
+    }
+}
+
+/// MiB in a second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.01..=1e6).contains(&rate) => Ok(rate),
+        _ => Err("not a number of MiB in a second, 0.01 at least".into()),
     }
 }
 
@@ -146,6 +170,14 @@ mod tests {
         for text in ["", "s", "-1", "1.5", "3 weeks", "99999999999999999999"] {
             time_span(text).unwrap_err();
         }
+    }
+
+    #[test]
+    fn some_times_must_end_and_others_must_also_last() {
+        assert_eq!(finite("0"), Ok(Duration::ZERO));
+        assert_eq!(some_time("1ms"), Ok(Duration::from_millis(1)));
+        assert!(finite(" infinity ").is_err() && some_time("infinity").is_err());
+        assert!(some_time("0s").is_err() && some_time("x").is_err());
     }
 
     #[test]
@@ -220,5 +252,8 @@ mod tests {
         assert_eq!(percent("100"), Ok(100.0));
         let wrong = ["0", "-1", "100.1", "nan", "inf", "1%"];
         assert!(wrong.iter().all(|text| percent(text).is_err()));
+        assert_eq!((rate("0.5"), rate("20")), (Ok(0.5), Ok(20.0)));
+        let wrong = ["0", "-1", "nan", "inf", "1MiB", ""];
+        assert!(wrong.iter().all(|text| rate(text).is_err()));
     }
 }

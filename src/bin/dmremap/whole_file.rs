@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! An output file that appears whole or not at all.
+//! An output file that appears whole or not at all, and one that is replaced as a whole.
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use rustix::fs::{linkat, open, AtFlags, Mode, OFlags, CWD};
 use rustix::io::Errno;
+use std::ffi::OsString;
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Write as _};
 use std::os::fd::AsRawFd as _;
@@ -17,11 +18,20 @@ type Writer = BufWriter<File>;
 /// Permissions of a new file, without those that the umask takes.
 const MODE: u32 = 0o666;
 
+fn directory_of(path: &Path) -> &Path {
+    let parent = path.parent().filter(|parent| *parent != Path::new(""));
+    parent.unwrap_or(Path::new("."))
+}
+
+/// Makes the names in a directory durable. Not every file system can do that.
+fn sync(directory: &Path) {
+    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+}
+
 /// Makes the new file `path`, durable when it returns, of what `write` writes. If that fails, or is interrupted, there is
 /// no such file; one that was there before is an error, and stays.
 pub(crate) fn create(path: &Path, write: impl FnOnce(&mut Writer) -> Result<()>) -> Result<()> {
-    let parent = path.parent().filter(|parent| *parent != Path::new(""));
-    let directory = parent.unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     match open(directory, flags, Mode::from(MODE)) {
         Ok(file) => nameless(file.into(), path, write)?,
@@ -29,8 +39,7 @@ pub(crate) fn create(path: &Path, write: impl FnOnce(&mut Writer) -> Result<()>)
         Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => beside(directory, path, write)?,
         Err(e) => return Err(e.into()),
     }
-    // So that the name is durable, too. Not every file system can do that.
-    let _ = File::open(directory).and_then(|directory| directory.sync_all());
+    sync(directory);
     Ok(())
 }
 
@@ -54,6 +63,32 @@ fn beside(
     let file = builder.tempfile_in(directory)?;
     fill(file.as_file().try_clone()?, write)?;
     file.persist_noclobber(path)?;
+    Ok(())
+}
+
+/// Puts `text` in the place of the file `path`, for all to read: whoever opens it finds the old text or the new one, whole, also
+/// if several write it at once. `durable`: when this returns, it is the new one after a power cut, too, where the file system can
+/// do that.
+pub(crate) fn replace(path: &Path, text: &str, durable: bool) -> Result<()> {
+    let name = path.file_name().context("not the name of a file")?;
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(".");
+    let directory = directory_of(path);
+    // It is gone if this fails, but stays if the process is killed meanwhile.
+    let mut file = tempfile::Builder::new()
+        .prefix(&prefix)
+        .tempfile_in(directory)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o644))?;
+    file.write_all(text.as_bytes())?;
+    if durable {
+        file.as_file().sync_all()?;
+    }
+    file.persist(path).map_err(|failed| failed.error)?;
+    if durable {
+        sync(directory);
+    }
     Ok(())
 }
 
@@ -107,5 +142,37 @@ mod tests {
             (b"whole".into(), before)
         );
         assert_eq!(fs::read_dir(directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_is_replaced_as_a_whole() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("file");
+        let names = || fs::read_dir(place.path()).unwrap().count();
+        for text in ["first", "second", ""] {
+            replace(&path, text, true).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            assert_eq!(names(), 1);
+        }
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        // Several at once.
+        let texts = ["a", "b", "c"].map(|letter| letter.repeat(100_000));
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| (0..100).for_each(|_| replace(&path, text, false).unwrap()));
+            }
+            for _ in 0..100 {
+                let found = fs::read_to_string(&path).unwrap();
+                assert!(found.is_empty() || texts.contains(&found));
+            }
+        });
+        assert_eq!(names(), 1);
+        // Where there is a directory, it cannot be.
+        fs::create_dir(place.path().join("directory")).unwrap();
+        replace(&place.path().join("directory"), "x", false).unwrap_err();
+        replace(Path::new("/"), "x", false).unwrap_err();
+        replace(&place.path().join("none/file"), "x", false).unwrap_err();
+        assert_eq!(names(), 2);
     }
 }

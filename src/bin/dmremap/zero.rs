@@ -2,56 +2,38 @@
 
 //! `dmremap zero`: zeroes where nobody can read.
 
-use crate::active::{entries, unit_sectors};
+use crate::active::unit_sectors;
 use crate::device_cli::Zero;
 use crate::dm::Device;
-use crate::{ui, Status};
+use crate::unreadable::{look, query, By, Direct, State, Witnesses};
+use crate::{files, ui, Status};
 use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::args::PendingReads;
-use rustix::fs::{ioctl_blksszget, OFlags};
-use std::fs::{File, OpenOptions};
+use indicatif::ProgressBar;
 use std::io::{stdout, Write as _};
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::ops::Range;
 
-const SECTOR: u64 = 512;
+/// Lines about whose the sectors are, at most.
+const LINES: usize = 20;
 
-/// A buffer as direct I/O wants it.
-#[repr(align(4096))]
-struct Block([u8; 4096]);
-
-/// The mapped device, past the page cache.
-struct Direct {
-    file: File,
-    /// Bytes that are read and written together.
-    block: u64,
-}
-
-impl Direct {
-    fn open(device: &Device) -> Result<Self> {
-        let path = device.path();
-        let flags = OFlags::DIRECT.bits() as i32;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(flags)
-            .open(&path);
-        let file = file.with_context(|| path.display().to_string())?;
-        let block = ioctl_blksszget(&file).map_or(SECTOR, u64::from);
-        ensure!(block <= 4096, "{}: blocks of {block} bytes", path.display());
-        Ok(Self { file, block })
+/// Says whose these sectors are. That it cannot be said is no reason to write no zeroes.
+fn tell_whose(device: &Device, bad: &[(Range<u64>, State)]) -> Result<()> {
+    let report = match files::whose(device, bad) {
+        Ok(report) => report,
+        Err(error) => {
+            ui::warning(&format!("whose they are cannot be said: {error:#}"));
+            return Ok(());
+        }
+    };
+    let lines = report.lines();
+    for line in lines.iter().take(LINES) {
+        writeln!(stdout(), "  {line}")?;
     }
-
-    fn is_readable(&self, at: u64) -> bool {
-        let mut room = Block([0; 4096]);
-        self.file
-            .read_exact_at(&mut room.0[..self.block as usize], at)
-            .is_ok()
+    if let Some(more) = lines.len().checked_sub(LINES).filter(|more| *more > 0) {
+        let more = ui::count(more as u64, "line");
+        writeln!(stdout(), "  and {more} more: dmremap files {}", device.name)?;
     }
-
-    fn zero(&self, at: u64) -> std::io::Result<()> {
-        let room = Block([0; 4096]);
-        self.file.write_all_at(&room.0[..self.block as usize], at)
-    }
+    Ok(())
 }
 
 pub(crate) fn run(args: &Zero) -> Result<Status> {
@@ -76,64 +58,143 @@ pub(crate) fn run(args: &Zero) -> Result<Status> {
          dmremap set {0} pending_reads retry, or give --whole-units",
         device.name
     );
-    let unit = unit_sectors(&device)?;
-    let direct = Direct::open(&device)?;
-    let mut blocks = Vec::new();
-    entries(&device, from, &mut |_, entry| {
-        // Sectors that the slot holds can be read.
-        let all = unit.min(device.sectors - entry.sector);
-        let step = direct.block / SECTOR;
-        for sector in (entry.sector..entry.sector + all).step_by(step as usize) {
-            let is_wanted = sector + step > from && sector < to;
-            let mask = ((1_u128 << step) - 1) << (sector - entry.sector);
-            let is_held = u128::from(entry.bits()) & mask == mask;
-            if is_wanted && !is_held && !direct.is_readable(sector * SECTOR) {
-                blocks.push(sector * SECTOR);
+    let direct = Direct::open(&device, true)?;
+    // What was restored to a file may be in memory only; until it is written, the sectors are as bad as before.
+    files::flush(&device);
+    let block = direct.block;
+    let within = from / block * block..to.next_multiple_of(block);
+    let mut bad = Vec::new();
+    look(
+        &device,
+        &within,
+        &By::Reading(&direct, block),
+        &mut |sectors, state| {
+            if state.is_bad() {
+                bad.push((sectors, state));
             }
-        }
-        Ok(entry.sector + unit < to)
-    })?;
-    if blocks.is_empty() {
+        },
+    )?;
+    let mut blocks: Vec<u64> = bad
+        .iter()
+        .flat_map(|(range, _)| (range.start / block * block..range.end).step_by(block as usize))
+        .collect();
+    blocks.dedup();
+    let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
         writeln!(
             stdout(),
             "{}: all that is pending or lost can be read",
             device.name
         )?;
         return Ok(Status::Done);
-    }
-    let sectors = blocks.len() as u64 * direct.block / SECTOR;
+    };
+    let sectors = blocks.len() as u64 * block;
     writeln!(
         stdout(),
-        "{}: {} cannot be read, the first at sector {}, the last at {}",
+        "{}: {} cannot be read, the first at sector {first}, the last at {}",
         device.name,
         ui::count(sectors, "sector"),
-        blocks[0] / SECTOR,
-        (blocks[blocks.len() - 1] + direct.block) / SECTOR - 1
+        last + block - 1
     )?;
+    tell_whose(&device, &bad)?;
     ui::confirm(
-        "Write zeroes there? What they held is lost for good.",
+        "Write zeroes there? What they held is lost for good. (Copy the files first, if they can be read: they may still be in \
+         memory.)",
         args.yes,
     )?;
-    let bar = ui::progress("writing zeroes", blocks.len() as u64);
-    let mut failed = 0_u64;
-    for at in &blocks {
-        failed += u64::from(direct.zero(*at).is_err());
-        bar.inc(1);
-    }
-    direct.file.sync_all().context("cannot flush")?;
+    let bar = ui::slow_progress("writing zeroes", blocks.len() as u64);
+    let mut done = Done::default();
+    let result = write(&device, &direct, &blocks, &mut done, &bar);
+    direct.flush()?;
     bar.finish_and_clear();
-    let written = sectors - failed * direct.block / SECTOR;
+    for (count, what) in [
+        (done.readable, "kept what can be read by now"),
+        (
+            done.changed,
+            "left alone what was written or moved meanwhile",
+        ),
+        (
+            done.remembered,
+            "kept what was still in memory, and wrote that",
+        ),
+    ] {
+        if count > 0 {
+            writeln!(
+                stdout(),
+                "{}: {what}: {}",
+                device.name,
+                ui::count(count, "sector")
+            )?;
+        }
+    }
     writeln!(
         stdout(),
         "{}: {} are zeroes now",
         device.name,
-        ui::count(written, "sector")
+        ui::count(done.zeroed, "sector")
     )?;
+    result?;
     ensure!(
-        failed == 0,
+        done.failed == 0,
         "{}: {} could not be written",
         device.name,
-        ui::count(sectors - written, "sector")
+        ui::count(done.failed, "sector")
     );
     Ok(Status::Done)
+}
+
+/// Sectors, by what was done.
+#[derive(Default)]
+struct Done {
+    zeroed: u64,
+    /// They could be read.
+    readable: u64,
+    /// Somebody else wrote them.
+    changed: u64,
+    /// The page cache had them.
+    remembered: u64,
+    failed: u64,
+}
+
+/// Writes to each of `blocks` that still cannot be read. An error if it cannot be known that the disk says so.
+fn write(
+    device: &Device,
+    direct: &Direct,
+    blocks: &[u64],
+    done: &mut Done,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let unit = unit_sectors(device)?;
+    let witnesses = Witnesses::of(device, direct)?;
+    // What is bad together is read once: a command that fails takes a disk seconds. Nothing is larger than a unit.
+    let together = direct.physical.min(unit).max(direct.block);
+    for group in blocks.chunk_by(|a, b| a / together == b / together) {
+        let sectors = group[0]..group[group.len() - 1] + direct.block;
+        let count = group.len() as u64 * direct.block;
+        bar.inc(group.len() as u64);
+        // What is written from here on shows in the unit's mask; what was written before can be read.
+        let before = query(device, sectors.start)?;
+        if direct.can_read(sectors.clone())? {
+            done.readable += count;
+            continue;
+        }
+        witnesses.must_vouch(sectors.start)?;
+        let remembered: Vec<Option<Vec<u8>>> =
+            group.iter().map(|at| direct.in_memory(*at)).collect();
+        let after = query(device, sectors.start)?;
+        if after.state == "healthy" || (before.bits(), before.slot) != (after.bits(), after.slot) {
+            done.changed += count;
+            continue;
+        }
+        for (at, bytes) in group.iter().zip(remembered) {
+            let (written, to) = match bytes {
+                Some(bytes) => (direct.write(*at, &bytes), &mut done.remembered),
+                None => (direct.zero(*at), &mut done.zeroed),
+            };
+            match written {
+                Ok(()) => *to += direct.block,
+                Err(_) => done.failed += direct.block,
+            }
+        }
+    }
+    Ok(())
 }
