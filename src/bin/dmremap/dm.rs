@@ -124,8 +124,16 @@ fn sentence(line: &str) -> Option<String> {
     Some(rest.to_string())
 }
 
-/// The words of `dmsetup info` about a device.
-const COLUMNS: &str = "name,uuid,major,minor,suspended,readonly";
+/// Asks dmsetup for the words of a line about a device.
+const INFO: [&str; 7] = [
+    "info",
+    "-c",
+    "--noheadings",
+    "--separator",
+    "\t",
+    "-o",
+    "name,uuid,major,minor,suspended,readonly",
+];
 
 impl Device {
     fn of(info: &str, table: &str) -> Result<Self> {
@@ -167,16 +175,7 @@ impl Device {
 
     /// Each of them, or why it is not understood; and why some may be missing.
     pub(crate) fn each() -> Result<(Vec<Result<Self>>, Result<()>)> {
-        let all = [
-            "info",
-            "-c",
-            "--noheadings",
-            "--separator",
-            "\t",
-            "-o",
-            COLUMNS,
-        ];
-        let (infos, infos_whole) = run_for_all(&all)?;
+        let (infos, infos_whole) = run_for_all(&INFO)?;
         let (tables, tables_whole) = lines_of_all(&["table", "--target", "remap"])?;
         // What only one of the two tells of comes or goes just now.
         let found = infos.lines().filter_map(|info| {
@@ -187,17 +186,7 @@ impl Device {
     }
 
     fn ask(name: &str) -> Result<Self> {
-        let info = [
-            "info",
-            "-c",
-            "--noheadings",
-            "--separator",
-            "\t",
-            "-o",
-            COLUMNS,
-            name,
-        ];
-        Self::of(&dmsetup(&info)?, &table(name)?)
+        Self::of(&dmsetup(&[&INFO[..], &[name]].concat())?, &table(name)?)
     }
 
     /// The mapped device of that name; `None`: there is none. One that is not a remap device is an error.
