@@ -17,14 +17,13 @@ use super::{
     work::{Queue, TargetWork, Work, WorkItem},
 };
 use core::{marker::PhantomData, mem::MaybeUninit, ptr::NonNull};
-use kernel::{bindings::block_device, prelude::*};
+use kernel::prelude::*;
 
 /// A target's data and all that is lent to them; `dm_target.private` points to it.
 ///
 /// # Invariants
 ///
 /// - `ti` is the target's, and outlives this.
-/// - `linear_device` and `linear_delta` are what [`Setup::linear`] was last asked for, if it was.
 /// - There is a queue if the target processes bios, or there are works.
 /// - `data` are initialised, and pinned, as long as there is a shared reference to the instance: before that, [`Setup`] has the only
 ///   pointer to it, and makes unique references; after it, [`Instance::destroy`] has. They were made as `T::Data<'t>` for a `'t`
@@ -39,7 +38,6 @@ pub(super) struct Instance<T: Target> {
 struct Lent<T: Target> {
     ti: NonNull<dm_target>,
     begin: u64,
-    linear_device: *mut block_device,
     linear_delta: u64,
     // Dropped in this order.
     queue: Option<Queue>,
@@ -83,15 +81,9 @@ impl<T: Target> Instance<T> {
         unsafe { TargetInfo::from_raw(self.lent.ti.as_ptr()) }
     }
 
-    /// What a sector has to have added that is sent to where [`Setup::linear`] says.
+    /// What a sector has to have added that is sent to where [`Setup::linear`] said last.
     pub(super) fn linear_delta(&self) -> u64 {
         self.lent.linear_delta
-    }
-
-    /// The device for that, which is open, as there is a [`Linear`] of this target's.
-    #[inline(always)]
-    pub(super) fn linear_device(&self, _made: &Linear<'_>) -> *mut block_device {
-        self.lent.linear_device
     }
 
     #[cfg(CONFIG_KUNIT)]
@@ -110,12 +102,12 @@ impl<T: Target> Instance<T> {
     /// `ti` must be a target under construction, of a type that a [`TypeObject`] of `T` is for.
     pub(super) unsafe fn create(ti: *mut dm_target, args: &Args) -> Result<(), Refused> {
         let ti = NonNull::new(ti).ok_or(EINVAL)?;
+        // SAFETY: Valid by the requirement, and outlives the data, for whose lifetime `setup` has it.
+        let info = unsafe { TargetInfo::from_raw(ti.as_ptr()) };
         let mut instance = KBox::<Self>::new_uninit(GFP_KERNEL).map_err(Error::from)?;
         let lent = Lent {
             ti,
-            // SAFETY: Valid by the requirement.
-            begin: unsafe { (*ti.as_ptr()).begin },
-            linear_device: core::ptr::null_mut(),
+            begin: info.begin(),
             linear_delta: 0,
             queue: None,
             works: KVec::new(),
@@ -123,7 +115,7 @@ impl<T: Target> Instance<T> {
         };
         // (In place: the data may be larger than the stack.)
         // SAFETY: A place in the new allocation. After this, the instance is valid, as `data` need not be initialised.
-        // INVARIANT: No linear device was asked for, there is no work, and the data are not initialised.
+        // INVARIANT: There is no work, and the data are not initialised.
         let instance = unsafe {
             (&raw mut (*instance.as_mut_ptr()).lent).write(lent);
             instance.assume_init()
@@ -131,6 +123,7 @@ impl<T: Target> Instance<T> {
         let mut setup = Setup::<T> {
             // INVARIANT: Its own from here on.
             instance: NonNull::from(KBox::leak(instance)),
+            info,
             target: PhantomData,
         };
         if T::HAS_PROCESS {
@@ -188,9 +181,9 @@ impl<T: Target> Instance<T> {
     }
 }
 
-/// Says that [`Setup::linear`] was called for the target that has this in its data.
+/// Where most bios go ([`Setup::linear`]): the device.
 #[derive(Clone, Copy)]
-pub(crate) struct Linear<'t>(PhantomData<fn(&'t ()) -> &'t ()>);
+pub(crate) struct Linear<'t>(pub(super) Device<'t>);
 
 /// A target under construction: what it can ask for.
 ///
@@ -199,6 +192,7 @@ pub(crate) struct Linear<'t>(PhantomData<fn(&'t ()) -> &'t ()>);
 /// It owns the instance, whose data are not initialised, until `Instance::create` leaves that to the target.
 pub(crate) struct Setup<'t, T: Target> {
     instance: NonNull<Instance<T>>,
+    info: &'t TargetInfo,
     /// Invariant: this target's, and no other one's.
     target: PhantomData<fn(&'t ()) -> &'t ()>,
 }
@@ -212,17 +206,14 @@ impl<'t, T: Target> Setup<'t, T> {
 
     /// The target, for its data to keep.
     pub(crate) fn info(&self) -> &'t TargetInfo {
-        // SAFETY: Owned by the invariant.
-        let ti = unsafe { (*self.instance.as_ptr()).lent.ti };
-        // SAFETY: A target outlives its data, so `'t`.
-        unsafe { TargetInfo::from_raw(ti.as_ptr()) }
+        self.info
     }
 
     /// What all targets of the type share.
     pub(crate) fn registration_data(&self) -> &'t T::RegistrationData {
-        // SAFETY: Owned by the invariant. The target is of a type that was registered with a `TypeObject` of `T`, which stays
+        // SAFETY: The target is of a type that was registered with a `TypeObject` of `T`, which stays
         // as long as there are targets.
-        unsafe { TypeObject::<T>::of(self.info()).registration_data() }
+        unsafe { TypeObject::<T>::of(self.info).registration_data() }
     }
 
     /// Opens a device in the table's mode. It is closed when the data have been dropped. May sleep.
@@ -236,10 +227,8 @@ impl<'t, T: Target> Setup<'t, T> {
     /// on. Asked again, it is the last one that counts.
     pub(crate) fn linear(&mut self, device: Device<'t>, start: u64) -> Linear<'t> {
         let lent = self.lent();
-        lent.linear_device = device.bdev();
         lent.linear_delta = start.wrapping_sub(lent.begin);
-        // INVARIANT: Just set.
-        Linear(PhantomData)
+        Linear(device)
     }
 
     /// A work of the target's: [`TargetWork::run`] is called once for each time that it is queued. It can be queued as soon as
@@ -259,7 +248,7 @@ impl<'t, T: Target> Setup<'t, T> {
     }
 
     fn make_queue(&mut self) -> Result {
-        let queue = Queue::new(T::NAME, self.info().name())?;
+        let queue = Queue::new(T::NAME, self.info.name())?;
         self.lent().queue = Some(queue);
         Ok(())
     }

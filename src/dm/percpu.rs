@@ -49,21 +49,18 @@ impl PerCpuCounts {
     /// Counts one more. Any context.
     #[inline(always)]
     pub(crate) fn add_one(&self, which: bool) {
-        // SAFETY: By the invariant, a `u64` of the per-CPU allocator's.
-        #[cfg(any(not(CONFIG_X86_64), CONFIG_UML, not(CONFIG_SMP)))]
+        // SAFETY: By the invariant, a `u64` of the per-CPU allocator's. The instruction is what `this_cpu_inc` is there.
         unsafe {
-            bindings::dmr_count(self.part(which))
-        };
-        // SAFETY: By the invariant, a `u64` of the per-CPU allocator's. This is what `this_cpu_inc` is there, in one instruction.
-        #[cfg(not(any(not(CONFIG_X86_64), CONFIG_UML, not(CONFIG_SMP))))]
-        unsafe {
+            #[cfg(any(not(CONFIG_X86_64), CONFIG_UML, not(CONFIG_SMP)))]
+            bindings::dmr_count(self.part(which));
+            #[cfg(not(any(not(CONFIG_X86_64), CONFIG_UML, not(CONFIG_SMP))))]
             core::arch::asm!(
                 "inc qword ptr gs:[{} + 8 * {}]",
                 in(reg) self.parts.as_ptr(),
                 in(reg) usize::from(which),
                 options(nostack),
-            )
-        };
+            );
+        }
     }
 
     fn sum(&self, which: bool) -> u64 {

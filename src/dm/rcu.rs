@@ -91,15 +91,13 @@ impl<E: Copy> RcuSlice<E> {
         let room = u32::try_from(capacity).map_err(|_| AllocError)?;
         let memory = KVmalloc::alloc(layout::<E>(capacity)?, flags, NumaNode::NO_NODE)?;
         let header = memory.cast::<Header>();
-        // SAFETY: The allocation has room for the header and is aligned for it. A head for
-        // `kvfree_rcu` needs no initialisation, zero is a valid value of it.
-        unsafe {
-            header.write(Header {
-                rcu: core::mem::zeroed(),
-                length: 0,
-                capacity: room,
-            })
+        let empty = Header {
+            rcu: pin_init::zeroed(),
+            length: 0,
+            capacity: room,
         };
+        // SAFETY: The allocation has room for the header and is aligned for it.
+        unsafe { header.write(empty) };
         // INVARIANT: The allocation was made for the capacity; no element is initialised.
         Ok(Self(header, PhantomData))
     }
@@ -166,8 +164,7 @@ unsafe impl<E: Copy + Send> Send for RcuSliceCell<E> {}
 
 /// What a cell without a slice points to: so readers need not ask.
 static NOTHING: Nothing = Nothing(Header {
-    // SAFETY: Zero is a valid value of a head for `kvfree_rcu`.
-    rcu: unsafe { core::mem::zeroed() },
+    rcu: pin_init::zeroed(),
     length: 0,
     capacity: 0,
 });

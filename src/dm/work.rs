@@ -80,6 +80,9 @@ struct WorkBase {
     queue: *mut kernel::bindings::workqueue_struct,
 }
 
+// SAFETY: All of the C functions that it is used with may be called concurrently, from any thread.
+unsafe impl Sync for WorkBase {}
+
 /// A work of a target of type `T`.
 ///
 /// # Invariants
@@ -108,11 +111,13 @@ impl<T: Target> WorkItem<T> {
             },
             GFP_KERNEL,
         )?;
-        // SAFETY: A place for a work, which stays where it is.
+        let work = item.base.work.get();
+        // SAFETY: A place for a work, which stays where it is; it is initialised before it is disabled.
         // INVARIANT: The function is for this type.
-        unsafe { bindings::dmr_init_delayed_work(item.base.work.get(), Some(Self::run::<W>)) };
-        // SAFETY: Just initialised.
-        unsafe { kernel::bindings::disable_delayed_work(item.base.work.get()) };
+        unsafe {
+            bindings::dmr_init_delayed_work(work, Some(Self::run::<W>));
+            kernel::bindings::disable_delayed_work(work);
+        }
         Ok(item)
     }
 
@@ -145,27 +150,18 @@ impl<T: Target> WorkItem<T> {
 ///
 /// # Invariants
 ///
-/// It points to the `WorkBase` of an item that stays for `'t`.
+/// It is of a [`WorkItem`], which, with its queue, stays for `'t`.
 #[derive(Clone, Copy)]
-pub(crate) struct Work<'t>(NonNull<WorkBase>, PhantomData<&'t ()>);
-
-// SAFETY: All of the C functions may be called from any thread.
-unsafe impl Send for Work<'_> {}
-// SAFETY: All of the C functions may be called concurrently.
-unsafe impl Sync for Work<'_> {}
+pub(crate) struct Work<'t>(&'t WorkBase);
 
 impl Work<'_> {
     /// # Safety
     ///
     /// The item, and its queue, must stay for the lifetime of the result.
     pub(super) unsafe fn new<T: Target>(item: &WorkItem<T>) -> Self {
+        // SAFETY: Valid for that long, by the requirement.
         // INVARIANT: By the requirement.
-        Self(NonNull::from(&item.base), PhantomData)
-    }
-
-    fn as_ptr(&self) -> *mut delayed_work {
-        // SAFETY: Valid by the invariant.
-        unsafe { (*self.0.as_ptr()).work.get() }
+        Self(unsafe { NonNull::from(&item.base).as_ref() })
     }
 
     /// Queues it. Any context. `false`: it is queued already, or the target is going away, or not complete yet.
@@ -176,17 +172,15 @@ impl Work<'_> {
     /// As [`Self::queue`], after so many jiffies.
     pub(crate) fn queue_delayed(&self, delay: Jiffies) -> bool {
         let cpu = kernel::bindings::wq_misc_consts_WORK_CPU_UNBOUND as c_int;
+        let (queue, work) = (self.0.queue, self.0.work.get());
         // SAFETY: Both are valid by the invariant. If the work is disabled, the queue may be destroyed, and is not looked at.
-        unsafe {
-            let queue = (*self.0.as_ptr()).queue;
-            kernel::bindings::queue_delayed_work_on(cpu, queue, self.as_ptr(), delay)
-        }
+        unsafe { kernel::bindings::queue_delayed_work_on(cpu, queue, work, delay) }
     }
 
     /// Takes it off the queue, or stops its timer, if it has not begun; never waits. Any context. If it runs, it goes on
     /// running.
     pub(crate) fn cancel(&self) {
         // SAFETY: Valid by the invariant.
-        unsafe { kernel::bindings::cancel_delayed_work(self.as_ptr()) };
+        unsafe { kernel::bindings::cancel_delayed_work(self.0.work.get()) };
     }
 }

@@ -10,7 +10,7 @@ use super::{
         status::BlkStatus,
         target::Target,
     },
-    raw::{set_dev, Op, Place, Raw},
+    raw::{Op, Place, Raw},
     Brand,
 };
 use core::{
@@ -132,15 +132,10 @@ impl<'a, T: Target> MapBio<'a, T> {
     /// bio itself over the calls.
     #[inline(always)]
     pub(crate) fn remap_linear(self, linear: &Linear<'_>, cookie: usize) -> Mapped<'a> {
-        let (bdev, delta) = (
-            self.instance.linear_device(linear),
-            self.instance.linear_delta(),
-        );
+        let (device, delta) = (linear.0, self.instance.linear_delta());
         self.bio.set_cookie(cookie);
         self.bio.set_sector(self.bio.sector().wrapping_add(delta));
-        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
-        // all bios are complete.
-        unsafe { set_dev(self.bio.ptr(), bdev) };
+        self.bio.set_dev(device);
         self.bio.record();
         self.remapped()
     }
@@ -155,9 +150,7 @@ impl<'a, T: Target> MapBio<'a, T> {
             )
         };
         self.bio.set_sector(sector);
-        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
-        // all bios are complete.
-        unsafe { set_dev(self.bio.ptr(), device.bdev()) };
+        self.bio.set_dev(device);
         self.remapped()
     }
 
@@ -243,9 +236,7 @@ impl<'a, T: Target> ReadyBio<'a, T> {
         let delta = this.instance.linear_delta();
         this.bio.set_sector(this.bio.sector().wrapping_add(delta));
         place.record();
-        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
-        // all bios are complete.
-        unsafe { set_dev(this.bio.ptr(), this.instance.linear_device(linear)) };
+        this.bio.set_dev(linear.0);
         this.remapped()
     }
 
@@ -262,9 +253,7 @@ impl<'a, T: Target> ReadyBio<'a, T> {
         this.bio.set_cookie(cookie);
         place.record_with(this.instance.linear_delta(), private);
         this.bio.set_sector(sector);
-        // SAFETY: The clone is valid and ours. The device is open until the destructor, for which device-mapper waits until
-        // all bios are complete.
-        unsafe { set_dev(this.bio.ptr(), device.bdev()) };
+        this.bio.set_dev(device);
         this.remapped()
     }
 }

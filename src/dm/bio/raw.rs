@@ -3,7 +3,8 @@
 //! What the three states of a bio share: the clone, and what the layer and the target keep with it.
 
 use super::super::{
-    bindings, compat::iter_by_value, instance::Instance, status::BlkStatus, target::Target,
+    bindings, compat::iter_by_value, device::Device, instance::Instance, status::BlkStatus,
+    target::Target,
 };
 use core::{
     marker::PhantomData,
@@ -167,6 +168,14 @@ impl<T: Target> Raw<T> {
     pub(super) fn set_sector(self, sector: u64) {
         // SAFETY: Valid by the invariant, and nobody else uses it.
         unsafe { (*self.ptr()).bi_iter.bi_sector = sector };
+    }
+
+    /// From now on it is for `device`.
+    #[inline(always)]
+    pub(super) fn set_dev(self, device: Device<'_>) {
+        // SAFETY: Valid by the invariant, and nobody else uses it. The device is open until the destructor, for which
+        // device-mapper waits until all bios are complete.
+        unsafe { set_dev(self.ptr(), device.bdev()) };
     }
 
     /// The bytes that are left of the clone.
