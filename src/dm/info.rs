@@ -78,14 +78,11 @@ impl TargetInfo {
         }
     }
 
-    pub(super) fn num_discard_bios(&self) -> u32 {
-        // SAFETY: Valid by the invariant; it is not changed after the constructor.
-        unsafe { (*self.as_ptr()).num_discard_bios }
-    }
-
-    pub(super) fn num_write_zeroes_bios(&self) -> u32 {
-        // SAFETY: Valid by the invariant; it is not changed after the constructor.
-        unsafe { (*self.as_ptr()).num_write_zeroes_bios }
+    /// The duplicates of each discard, and of each write-zeroes, that were asked for.
+    pub(super) fn duplicates(&self) -> (u32, u32) {
+        let ti = self.as_ptr();
+        // SAFETY: Valid by the invariant; neither is changed after the constructor.
+        unsafe { ((*ti).num_discard_bios, (*ti).num_write_zeroes_bios) }
     }
 
     /// Raises an event: `dmsetup wait` returns, udev hears of it. Process context, may sleep.

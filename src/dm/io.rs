@@ -48,6 +48,12 @@ impl IoBuffer {
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
+
+    /// Its first `sectors` sectors.
+    fn sectors(&mut self, sectors: u32) -> Result<&mut [u8], BlkStatus> {
+        let bytes = self.0.get_mut(..(sectors as usize) << 9);
+        bytes.filter(|b| !b.is_empty()).ok_or(BlkStatus::IOERR)
+    }
 }
 
 /// What a write promises when it has succeeded.
@@ -71,8 +77,7 @@ impl Device<'_> {
         self.transfer(
             kernel::bindings::req_op_REQ_OP_READ | bindings::REQ_META | bindings::REQ_SYNC,
             sector,
-            sectors,
-            buffer,
+            buffer.sectors(sectors)?,
         )
     }
 
@@ -90,7 +95,7 @@ impl Device<'_> {
             flags |= bindings::REQ_PREFLUSH | bindings::REQ_FUA;
         }
         let op = kernel::bindings::req_op_REQ_OP_WRITE | flags;
-        self.transfer(op, sector, sectors, buffer)
+        self.transfer(op, sector, buffer.sectors(sectors)?)
     }
 
     /// Makes durable what completed before. May sleep.
@@ -99,36 +104,25 @@ impl Device<'_> {
             | bindings::REQ_META
             | bindings::REQ_SYNC
             | bindings::REQ_PREFLUSH;
-        // SAFETY: A bio without data; the block device is open as long as `self`, and this waits for the bio.
-        unsafe {
-            submit_and_wait(core::ptr::null_mut(), |bio| {
-                bio_init(bio, self.bdev(), core::ptr::null_mut(), 0, opf);
-                Ok(())
-            })
-        }
-        .check()
+        self.transfer(opf, 0, &mut [])
     }
 
+    /// `data`: none, or a part of an [`IoBuffer`].
     fn transfer(
         &self,
         opf: kernel::bindings::blk_opf_t,
         sector: u64,
-        sectors: u32,
-        buffer: &mut IoBuffer,
+        data: &mut [u8],
     ) -> Result<(), BlkStatus> {
-        let len = (sectors as usize) << 9;
-        let Some(data) = buffer.0.get_mut(..len).filter(|d| !d.is_empty()) else {
-            return Err(BlkStatus::IOERR);
-        };
-        let data = data.as_mut_ptr();
         let mut vec = MaybeUninit::<bio_vec>::uninit();
-        // SAFETY: The table has one vector; it and the data, `len` bytes of a kmalloc allocation,
-        // stay valid until the bio is complete, as the function waits for that. The block device
-        // is open as long as `self`.
+        // SAFETY: The table has room for one vector; it and the data, of a kmalloc allocation, stay valid until the bio is
+        // complete, as the function waits for that. The block device is open as long as `self`.
         unsafe {
             submit_and_wait(core::ptr::null_mut(), |bio| {
                 bio_init(bio, self.bdev(), vec.as_mut_ptr(), 1, opf);
-                bindings::dmr_bio_add_virt(bio, data.cast(), len as c_uint);
+                if !data.is_empty() {
+                    bindings::dmr_bio_add_virt(bio, data.as_mut_ptr().cast(), data.len() as c_uint);
+                }
                 (*bio).bi_iter.bi_sector = sector;
                 Ok(())
             })

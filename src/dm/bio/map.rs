@@ -105,8 +105,8 @@ impl<'a, T: Target> MapBio<'a, T> {
         const { assert!(!T::POLLED, "a target that is polled must not cut bios") };
         let duplicates = match self.op() {
             Op::Read | Op::Write => 1,
-            Op::Discard => self.instance.info().num_discard_bios(),
-            Op::WriteZeroes => self.instance.info().num_write_zeroes_bios(),
+            Op::Discard => self.instance.info().duplicates().0,
+            Op::WriteZeroes => self.instance.info().duplicates().1,
             Op::Flush | Op::Other => return false,
         };
         let is_whole = sectors == self.sectors();
