@@ -4,7 +4,7 @@
 
 use super::{
     bindings::{self, dm_target, target_type},
-    bio::{Cookie, EndBio, MapBio, Outcome, Raw},
+    bio::{Cookie, EndBio, MapBio, Outcome, Raw, Recorded},
     context::{NoIo, NoSleep},
     info::{Args, TargetInfo},
     instance::Instance,
@@ -262,8 +262,8 @@ impl<T: Target> Callbacks<T> {
         // SAFETY: The constructor succeeded; the status is valid for this call by the requirement.
         let (instance, status) = unsafe { (Instance::<T>::of(ti), BlkStatus(*error)) };
         // SAFETY: The target sent it down, and has not completed it: so it is recorded.
-        let end_bio = unsafe { EndBio::new(instance, bio, status) };
-        match T::end_io(instance.data(), end_bio).0 {
+        let recorded = unsafe { Recorded::new(bio) };
+        match T::end_io(instance.data(), EndBio::new(instance, recorded, status)).0 {
             Outcome::Completed(status) => {
                 // SAFETY: Valid for this call by the requirement; the bio was not given away.
                 unsafe { *error = status.0 };

@@ -49,18 +49,13 @@ pub(crate) struct EndBio<'a, T: Target> {
 }
 
 impl<'a, T: Target> EndBio<'a, T> {
-    /// # Safety
-    ///
-    /// `bio` must be the clone that device-mapper passed to `end_io`, of which the target has not heard the last yet: so `map`
-    /// recorded it.
+    /// `bio` is the clone that device-mapper passed to `end_io`.
     #[inline(always)]
-    pub(in super::super) unsafe fn new(
+    pub(in super::super) fn new(
         instance: &'a Instance<T>,
-        bio: Raw<T>,
+        bio: Recorded<T>,
         status: BlkStatus,
     ) -> Self {
-        // SAFETY: By the requirement.
-        let bio = unsafe { Recorded::new(bio) };
         Self {
             instance,
             bio,

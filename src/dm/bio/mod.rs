@@ -27,7 +27,7 @@ mod tests;
 
 pub(super) use deferred::run;
 pub(super) use end::Outcome;
-pub(super) use raw::{per_bio_size, Raw};
+pub(super) use raw::{per_bio_size, Raw, Recorded};
 
 pub(crate) use deferred::{DeferredBio, Fua};
 pub(crate) use end::{Cookie, EndBio, Ended};

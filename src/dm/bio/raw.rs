@@ -313,7 +313,7 @@ impl<T: Target> Place<T> {
 ///
 /// It was recorded ([`Raw::record`]) when `map` gave it away, and its per-bio data were not written to since, but by
 /// [`Raw::enqueue`].
-pub(super) struct Recorded<T: Target>(Raw<T>);
+pub(in super::super) struct Recorded<T: Target>(Raw<T>);
 
 impl<T: Target> core::ops::Deref for Recorded<T> {
     type Target = Raw<T>;
@@ -328,7 +328,7 @@ impl<T: Target> Recorded<T> {
     ///
     /// As the invariant says.
     #[inline(always)]
-    pub(super) unsafe fn new(bio: Raw<T>) -> Self {
+    pub(in super::super) unsafe fn new(bio: Raw<T>) -> Self {
         // INVARIANT: By the requirement.
         Self(bio)
     }

@@ -315,7 +315,11 @@ impl Fixture {
 
     fn end_bio(&mut self, status: BlkStatus) -> EndBio<'_, Recorder> {
         // SAFETY: Tests have sent it.
-        unsafe { EndBio::new(self.instance(), self.raw(), status) }
+        EndBio::new(
+            self.instance(),
+            unsafe { Recorded::new(self.raw()) },
+            status,
+        )
     }
 
     fn end_io(&mut self, mut status: BlkStatus) -> Result<c_int> {
