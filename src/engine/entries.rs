@@ -127,8 +127,8 @@ const MASK_SHIFT: u32 = 3;
 const MASK_BITS: u32 = 16;
 /// Where the slot begins in the first of two words: behind it, no key is closer to the lowest bit than in a sector's number.
 const WIDE_SLOT_SHIFT: u32 = 6;
-/// As many words are looked at one after the other, where bios go: twice as many as a region has if all slots are in use.
-const FEW_WORDS: usize = 2 * ENTRIES_PER_REGION as usize;
+/// As many words are looked at one after the other, where bios go: more are halved before.
+const FEW_WORDS: usize = ENTRIES_PER_REGION as usize;
 
 /// Where the entries of a target lie, and what their words mean.
 ///
