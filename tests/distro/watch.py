@@ -50,7 +50,7 @@ with Machine("distro-watch") as m:
 (while [ ! -e /tmp/enough ]; do systemctl reset-failed systemd-udevd; systemctl restart systemd-udevd; udevadm trigger --subsystem-match=block; done) >/dev/null 2>&1 &
 sleep 2
 dmremap mark safe 0 64M || true
-dmremap status safe | grep 'mode *full'
+(dmremap status safe || true) | grep 'mode *full'
 """)
     m.wait("grep 'mode /dev/mapper/safe 1 full' /root/calls && grep '^pending' /root/calls && grep '^low-slots' /root/calls")
     m.run("dmremap forget safe 0 64M")
