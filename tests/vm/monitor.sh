@@ -1,8 +1,9 @@
 #!/bin/bash
 # dmremap monitor: a flood is one mail; a change of mode is never missed, whatever comes and goes; the metrics are such that
 # Prometheus takes them at any moment. Argument: how many versions of them are read.
-# kernels: (stock)
+# kernels: stock
 # vm: --smp 2 --extras --include docs/json-schema
+# waits: for what is told later
 # args: 100
 # all-args: 1000
 # shellcheck source=tests/vm/lib.sh disable=SC2016

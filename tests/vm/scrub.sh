@@ -2,8 +2,9 @@
 # dmremap scrub: on a disk with unreadable, slow and healthy sectors, quiet and busy, interrupted and resumed; units and blocks of
 # all sizes; what it costs others (full only: that is a matter of speed); dead places; what it finds late; devices that are
 # read-only, full, or gone.
-# kernels: (stock)
+# kernels: stock
 # vm: --smp 1 --extras --include docs/json-schema
+# waits: for slow disks
 # all-args: full
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
