@@ -3,11 +3,12 @@
 //! Which sectors of a request go where.
 //!
 //! A request that meets no entry goes to main whole. One that meets an entry is cut there, so that
-//! every part has one place ([`first_part`]); the rest comes back as a request of its own.
+//! every part has one place ([`first_part`]), or several that lie side by side ([`first_run`]); the rest
+//! comes back as a request of its own.
 
 use super::entries::Entry;
 use super::geometry::{mask_of, Geometry};
-use super::Slot;
+use super::{Slot, Unit};
 
 /// Where the first part of a request belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +87,39 @@ pub fn first_part(
     }
 }
 
+/// As [`first_part`], but of parts in slots, those that follow one another on the spare as they do on main are one: then the
+/// place is that of the first. Of more units than one, they are at most `most` sectors, and no entry of theirs is held.
+///
+/// `entry_of` finds the entry of a unit.
+pub fn first_run(
+    geometry: &Geometry,
+    sector: u64,
+    count: u32,
+    first: Entry,
+    cut: Cut,
+    most: u32,
+    entry_of: impl Fn(Unit) -> Option<Entry>,
+) -> (u32, Place) {
+    let (mut length, place) = first_part(geometry, sector, count, Some(first), cut);
+    let Place::Relocated { sector: start, .. } = place else {
+        return (length, place);
+    };
+    while !first.held && length < count {
+        let at = sector.wrapping_add(length.into());
+        let entry = entry_of(geometry.unit_of(at)).filter(|e| !e.held);
+        let side_by_side = start.wrapping_add(length.into());
+        match first_part(geometry, at, count.wrapping_sub(length), entry, cut) {
+            (more, Place::Relocated { sector, .. })
+                if sector == side_by_side && length.saturating_add(more) <= most =>
+            {
+                length = length.wrapping_add(more);
+            }
+            _ => break,
+        }
+    }
+    (length, place)
+}
+
 /// Cuts `count` sectors from `sector` at the end of the unit: the unit's sectors as a mask, and
 /// how many they are (`1..=count` for a `count` above 0).
 pub fn within_unit(geometry: &Geometry, sector: u64, count: u32) -> (u64, u32) {
@@ -153,6 +187,56 @@ mod tests {
                 at += u64::from(length);
                 left -= length;
             }
+        }
+
+        /// A run is as long as its sectors lie on the spare as on main, found sector by sector.
+        #[test]
+        fn what_lies_side_by_side_goes_in_one_piece(
+            shift in 0u32..=6, offset in 0u32..64, count in 1u32..500, most in 0u32..500, at_mask in any::<bool>(),
+            units in proptest::collection::vec(
+                // Mostly whole, and in the slot behind that of the unit before.
+                proptest::option::weighted(0.95, (
+                    prop_oneof![9 => Just(u64::MAX), 1 => any::<u64>()],
+                    prop_oneof![9 => Just(1u32), 1 => 0u32..3], proptest::bool::weighted(0.05),
+                )), 510,
+            ),
+        ) {
+            let g = Geometry::plan(1 << 20, 1 << 17, 1 << shift, 2).unwrap();
+            let mut slot = 0;
+            let entries: Vec<Option<Entry>> = (0..).zip(units).map(|(n, unit)| {
+                let (mask, step, held) = unit?;
+                slot += step;
+                let mask = mask & g.unit_mask(Unit(n));
+                Some(Entry { held, ..Entry::new(Unit(n), Slot(slot), mask) })
+            }).collect();
+            let sector = u64::from(offset & (g.unit_sectors - 1));
+            let Some(first) = entries[0] else { return Ok(()) };
+            let (cut, most) = (if at_mask { Cut::AtMask } else { Cut::AtUnit }, most.max(1));
+            let entry_of = |unit: Unit| entries[unit.0 as usize];
+            let (length, place) = first_run(&g, sector, count, first, cut, most, entry_of);
+            prop_assert_eq!(place, first_part(&g, sector, count, Some(first), cut).1);
+            let Place::Relocated { slot, sector: start } = place else {
+                return Ok(prop_assert_eq!(length, first_part(&g, sector, count, Some(first), cut).0));
+            };
+            prop_assert_eq!((slot, start), (first.slot, g.slot_sector(first.slot) + sector));
+
+            let end = sector + u64::from(count);
+            let is_set = |s: u64| entry_of(g.unit_of(s)).is_some_and(|e| e.mask >> (s - g.unit_start(e.unit)) & 1 == 1);
+            let goes_on = |s: u64| {
+                let Some(entry) = entry_of(g.unit_of(s)) else { return false };
+                let unit = g.unit_start(entry.unit)..g.unit_start(entry.unit) + u64::from(g.unit_sectors);
+                let is_there = if at_mask { is_set(s) } else { unit.clone().all(|s| s < sector || s >= end || is_set(s)) };
+                let is_free = entry.unit == first.unit || !entry.held && !first.held;
+                let at = g.slot_sector(entry.slot) + (s - unit.start);
+                is_there && is_free && at == start + (s - sector)
+            };
+            let longest = (sector..end).take_while(|s| goes_on(*s)).count() as u32;
+            let in_first = longest.min(g.unit_sectors - sector as u32);
+            let expected = (in_first..=longest).rev().find(|n| {
+                let is_cut_here = *n == longest || (sector as u32 + n) % g.unit_sectors == 0;
+                *n == in_first || is_cut_here && *n <= most
+            });
+            prop_assert_eq!(Some(length), expected);
         }
     }
 }
