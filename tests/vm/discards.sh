@@ -203,9 +203,10 @@ put /run/part /dev/mapper/main
 blank /dev/mapper/half
 create r /dev/mapper/main /dev/mapper/half unit_sectors 8
 message r remap 4096 2048 >/dev/null
+zeroes() { blkdiscard -f -z -o $(($1 * 512)) -l $(($2 * 512)) /dev/mapper/r; }
 neighbours() {
 	put /run/other /dev/mapper/r 4096
-	costs 0 0 main costs 0 1 half punch 4100 2040
+	costs 0 0 main costs 0 1 half zeroes 4100 2040
 	edit /run/model 4096 /run/other
 	zeroed 4100 2040
 }
@@ -216,9 +217,9 @@ limited() {
 	put /run/other /dev/mapper/r 4096
 	edit /run/model 4096 /run/other
 	# 12 units of 8 sectors each
-	not costs 0 21 half punch 4096 2048
+	not costs 0 21 half zeroes 4096 2048
 	zeroed 4096 2048
-	costs 0 22 half punch 4096 2048
+	costs 0 22 half zeroes 4096 2048
 }
 check "on a spare that has them for 100 sectors at once: never more than that" limited
 dmsetup remove r
