@@ -8,7 +8,7 @@
 
 use super::entries::Entry;
 use super::geometry::{mask_of, Geometry};
-use super::{Slot, Unit};
+use super::Slot;
 
 /// Where the first part of a request belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +87,10 @@ pub fn first_part(
     }
 }
 
-/// As [`first_part`], but of parts in slots, those that follow one another on the spare as they do on main are one: then the
-/// place is that of the first. Of more units than one, they are at most `most` sectors, and no entry of theirs is held.
+/// As [`first_part`], but where the first part is all of the request in its unit, in a slot, and the next units' parts lie behind it
+/// on the spare as they do on main, they go with it, up to `most` sectors. No entry is held then.
 ///
-/// `entry_of` finds the entry of a unit.
+/// `in_slot` finds out for sectors of one unit where on the spare they are, if the unit's slot has all of them and its entry is not held.
 pub fn first_run(
     geometry: &Geometry,
     sector: u64,
@@ -98,7 +98,7 @@ pub fn first_run(
     first: Entry,
     cut: Cut,
     most: u32,
-    entry_of: impl Fn(Unit) -> Option<Entry>,
+    in_slot: impl Fn(u64, u32) -> Option<u64>,
 ) -> (u32, Place) {
     let (mut length, place) = first_part(geometry, sector, count, Some(first), cut);
     let Place::Relocated { sector: start, .. } = place else {
@@ -106,16 +106,12 @@ pub fn first_run(
     };
     while !first.held && length < count {
         let at = sector.wrapping_add(length.into());
-        let entry = entry_of(geometry.unit_of(at)).filter(|e| !e.held);
+        let (_, more) = within_unit(geometry, at, count.wrapping_sub(length));
         let side_by_side = start.wrapping_add(length.into());
-        match first_part(geometry, at, count.wrapping_sub(length), entry, cut) {
-            (more, Place::Relocated { sector, .. })
-                if sector == side_by_side && length.saturating_add(more) <= most =>
-            {
-                length = length.wrapping_add(more);
-            }
-            _ => break,
+        if length.saturating_add(more) > most || in_slot(at, more) != Some(side_by_side) {
+            break;
         }
+        length = length.wrapping_add(more);
     }
     (length, place)
 }
@@ -216,7 +212,14 @@ mod tests {
             // Often one that a unit ends at.
             let most = if whole { (most << shift).saturating_sub(sector as u32) } else { most };
             let entry_of = |unit: Unit| entries[unit.0 as usize];
-            let (length, place) = first_run(&g, sector, count, first, cut, most, entry_of);
+            let in_slot = |at: u64, n: u32| {
+                let entry = entry_of(g.unit_of(at)).filter(|e| !e.held)?;
+                let offset = (at - g.unit_start(entry.unit)) as u32;
+                assert!(n > 0 && offset + n <= g.unit_sectors);
+                let bits = mask_of(offset, n);
+                (entry.mask & bits == bits).then(|| g.slot_sector(entry.slot) + u64::from(offset))
+            };
+            let (length, place) = first_run(&g, sector, count, first, cut, most, in_slot);
             prop_assert_eq!(place, first_part(&g, sector, count, Some(first), cut).1);
             let Place::Relocated { slot, sector: start } = place else {
                 return Ok(prop_assert_eq!(length, first_part(&g, sector, count, Some(first), cut).0));
@@ -228,8 +231,10 @@ mod tests {
             let goes_on = |s: u64| {
                 let Some(entry) = entry_of(g.unit_of(s)) else { return false };
                 let unit = g.unit_start(entry.unit)..g.unit_start(entry.unit) + u64::from(g.unit_sectors);
-                let is_there = if at_mask { is_set(s) } else { unit.clone().all(|s| s < sector || s >= end || is_set(s)) };
-                let is_free = entry.unit == first.unit || !entry.held && !first.held;
+                let in_first = entry.unit == first.unit;
+                let is_there = at_mask && in_first && is_set(s)
+                    || unit.clone().all(|s| s < sector || s >= end || is_set(s));
+                let is_free = in_first || !entry.held && !first.held;
                 let at = g.slot_sector(entry.slot) + (s - unit.start);
                 is_there && is_free && at == start + (s - sector)
             };

@@ -117,8 +117,12 @@ impl Remap<'_> {
             Op::WriteZeroes => self.spare().device().write_zeroes_sectors(),
             _ => u32::MAX,
         };
-        let entry_of = |unit| self.entries.get(unit);
-        let (length, place) = first_run(&self.geometry, sector, count, entry, cut, most, entry_of);
+        let in_slot =
+            |sector, count| match self.entries.look::<false>(sector, count, &rcu_read_lock()) {
+                Look::InSlot(_, at) => Some(at),
+                _ => None,
+            };
+        let (length, place) = first_run(&self.geometry, sector, count, entry, cut, most, in_slot);
         if !bio.accept_partial(length) {
             return bio.complete(BlkStatus::IOERR);
         }

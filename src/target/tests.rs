@@ -595,15 +595,13 @@ mod engine_tests {
         assert!(split(86, 84, Cut::AtMask) == (2, unset));
         assert!(split(88, 80, Cut::AtMask) == (80, Place::Healthy));
 
-        // In slots 4, 5 and 6; the next unit is whole, the third only in part.
-        let entries = [(10, 0xfc), (11, 0xff), (12, 0x0f)]
-            .map(|(unit, mask)| Entry::new(Unit(unit), Slot(unit as u32 - 6), mask));
-        let entry_of = |unit| entries.iter().copied().find(|e| e.unit == unit);
-        let run = |sector, cut, most| first_run(&g, sector, 40, entries[0], cut, most, entry_of);
-        assert!(run(82, Cut::AtMask, u32::MAX) == (18, held(slot + 2)));
-        assert!(run(82, Cut::AtUnit, u32::MAX) == (14, held(slot + 2)));
-        assert!(run(82, Cut::AtUnit, 13) == (6, held(slot + 2)));
-        assert!(run(81, Cut::AtUnit, u32::MAX).0 == 7);
+        // Of the next two units, too, slots that follow have all that is wanted.
+        let entry = Entry::new(Unit(10), Slot(4), 0xfc);
+        let in_slot = |at: u64, _| (at < 104).then(|| slot + (at - 80));
+        let run = |sector, cut, most| first_run(&g, sector, 40, entry, cut, most, in_slot);
+        assert!(run(82, Cut::AtMask, u32::MAX) == (22, held(slot + 2)));
+        assert!(run(82, Cut::AtUnit, 21) == (14, held(slot + 2)));
+        assert!(run(81, Cut::AtUnit, u32::MAX) == (7, Place::Unset { mask: 0xfc }));
         Ok(())
     }
 
