@@ -3,7 +3,8 @@
 //! Which sectors of a request go where.
 //!
 //! A request that meets no entry goes to main whole. One that meets an entry is cut there, so that
-//! every part has one place ([`first_part`]); the rest comes back as a request of its own.
+//! every part has one place ([`first_part`]), or several that lie side by side ([`first_run`]); the rest
+//! comes back as a request of its own.
 
 use super::entries::Entry;
 use super::geometry::{mask_of, Geometry};
@@ -86,6 +87,35 @@ pub fn first_part(
     }
 }
 
+/// As [`first_part`], but where the first part is all of the request in its unit, in a slot, and the next units' parts lie behind it
+/// on the spare as they do on main, they go with it, up to `most` sectors. No entry is held then.
+///
+/// `in_slot` finds out for sectors of one unit where on the spare they are, if the unit's slot has all of them and its entry is not held.
+pub fn first_run(
+    geometry: &Geometry,
+    sector: u64,
+    count: u32,
+    first: Entry,
+    cut: Cut,
+    most: u32,
+    in_slot: impl Fn(u64, u32) -> Option<u64>,
+) -> (u32, Place) {
+    let (mut length, place) = first_part(geometry, sector, count, Some(first), cut);
+    let Place::Relocated { sector: start, .. } = place else {
+        return (length, place);
+    };
+    while !first.held && length < count {
+        let at = sector.wrapping_add(length.into());
+        let (_, more) = within_unit(geometry, at, count.wrapping_sub(length));
+        let side_by_side = start.wrapping_add(length.into());
+        if length.saturating_add(more) > most || in_slot(at, more) != Some(side_by_side) {
+            break;
+        }
+        length = length.wrapping_add(more);
+    }
+    (length, place)
+}
+
 /// Cuts `count` sectors from `sector` at the end of the unit: the unit's sectors as a mask, and
 /// how many they are (`1..=count` for a `count` above 0).
 pub fn within_unit(geometry: &Geometry, sector: u64, count: u32) -> (u64, u32) {
@@ -153,6 +183,68 @@ mod tests {
                 at += u64::from(length);
                 left -= length;
             }
+        }
+
+        /// A run is as long as its sectors lie on the spare as on main, found sector by sector.
+        #[test]
+        fn what_lies_side_by_side_goes_in_one_piece(
+            shift in 0u32..=6, offset in 0u32..64, count in 1u32..500, most in 1u32..500, whole in any::<bool>(),
+            at_mask in any::<bool>(),
+            units in proptest::collection::vec(
+                // Mostly whole, and in the slot behind that of the unit before.
+                proptest::option::weighted(0.95, (
+                    prop_oneof![9 => Just(u64::MAX), 1 => any::<u64>()],
+                    prop_oneof![9 => Just(1u32), 1 => 0u32..3], proptest::bool::weighted(0.05),
+                )), 510,
+            ),
+        ) {
+            let g = Geometry::plan(1 << 20, 1 << 17, 1 << shift, 2).unwrap();
+            let mut slot = 0;
+            let entries: Vec<Option<Entry>> = (0..).zip(units).map(|(n, unit)| {
+                let (mask, step, held) = unit?;
+                slot += step;
+                let mask = mask & g.unit_mask(Unit(n));
+                Some(Entry { held, ..Entry::new(Unit(n), Slot(slot), mask) })
+            }).collect();
+            let sector = u64::from(offset & (g.unit_sectors - 1));
+            let Some(first) = entries[0] else { return Ok(()) };
+            let cut = if at_mask { Cut::AtMask } else { Cut::AtUnit };
+            // Often one that a unit ends at.
+            let most = if whole { (most << shift).saturating_sub(sector as u32) } else { most };
+            let entry_of = |unit: Unit| entries[unit.0 as usize];
+            let in_slot = |at: u64, n: u32| {
+                let entry = entry_of(g.unit_of(at)).filter(|e| !e.held)?;
+                let offset = (at - g.unit_start(entry.unit)) as u32;
+                assert!(n > 0 && offset + n <= g.unit_sectors);
+                let bits = mask_of(offset, n);
+                (entry.mask & bits == bits).then(|| g.slot_sector(entry.slot) + u64::from(offset))
+            };
+            let (length, place) = first_run(&g, sector, count, first, cut, most, in_slot);
+            prop_assert_eq!(place, first_part(&g, sector, count, Some(first), cut).1);
+            let Place::Relocated { slot, sector: start } = place else {
+                return Ok(prop_assert_eq!(length, first_part(&g, sector, count, Some(first), cut).0));
+            };
+            prop_assert_eq!((slot, start), (first.slot, g.slot_sector(first.slot) + sector));
+
+            let end = sector + u64::from(count);
+            let is_set = |s: u64| entry_of(g.unit_of(s)).is_some_and(|e| e.mask >> (s - g.unit_start(e.unit)) & 1 == 1);
+            let goes_on = |s: u64| {
+                let Some(entry) = entry_of(g.unit_of(s)) else { return false };
+                let unit = g.unit_start(entry.unit)..g.unit_start(entry.unit) + u64::from(g.unit_sectors);
+                let in_first = entry.unit == first.unit;
+                let is_there = at_mask && in_first && is_set(s)
+                    || unit.clone().all(|s| s < sector || s >= end || is_set(s));
+                let is_free = in_first || !entry.held && !first.held;
+                let at = g.slot_sector(entry.slot) + (s - unit.start);
+                is_there && is_free && at == start + (s - sector)
+            };
+            let longest = (sector..end).take_while(|s| goes_on(*s)).count() as u32;
+            let in_first = longest.min(g.unit_sectors - sector as u32);
+            let expected = (in_first..=longest).rev().find(|n| {
+                let is_cut_here = *n == longest || (sector as u32 + n) % g.unit_sectors == 0;
+                *n == in_first || is_cut_here && *n <= most
+            });
+            prop_assert_eq!(Some(length), expected);
         }
     }
 }

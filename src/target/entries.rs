@@ -7,7 +7,7 @@
 //!
 //! A bio notes the version before it looks entries up ([`Entries::version`]), and when it comes back
 //! and the version is another, it asks whether its sectors are still where it went
-//! ([`Entries::is_on_main`], [`Entries::is_in_slot`]). A change that bios in flight must not miss
+//! ([`Entries::is_on_main`], [`Entries::is_in_slots`]). A change that bios in flight must not miss
 //! first holds the entry ([`Entries::hold`]), which counts the version up, and only then copies data.
 
 use super::version::{Stamp, Version};
@@ -343,11 +343,16 @@ impl Entries {
         stamp.count() >= self.restored.load(Acquire)
     }
 
-    /// Whether a write of sectors of the unit at `sector` that went to `slot` is where reads will look
-    /// for it. Any context.
-    pub(super) fn is_in_slot(&self, sector: u64, slot: Slot) -> bool {
-        let entry = self.get(self.unit_of(sector));
-        entry.is_some_and(|e| e.slot == slot && !e.held)
+    /// Whether a write of sectors `sector..sector + count`, for a `count` above 0, is where reads will look for it: the first
+    /// unit's went to `slot`, those of the units behind it to the slots behind that. Any context.
+    pub(super) fn is_in_slots(&self, sector: u64, count: u32, slot: Slot) -> bool {
+        let first = self.unit_of(sector);
+        let last = self.unit_of(sector.wrapping_add(u64::from(count)).wrapping_sub(1));
+        let more = last.0.wrapping_sub(first.0) as u32;
+        (0..=more).all(|n| {
+            let entry = self.get(Unit(first.0.wrapping_add(n.into())));
+            entry.is_some_and(|e| e.slot == Slot(slot.0.wrapping_add(n)) && !e.held)
+        })
     }
 
     /// Publishes `entry` as held: from now on writes to its unit wait for the unit's lock, and those in

@@ -6,7 +6,7 @@ use super::{cache::Flush, entries::Look, version::Stamp, EndBio, Ended, MapBio, 
 use crate::dm::{rcu_read_lock, read_relaxed, BlkStatus, Op};
 use crate::engine::{
     args::BadOn,
-    route::{first_part, Cut, Place},
+    route::{first_run, Cut, Place},
     Slot,
 };
 use kernel::sync::atomic::Release;
@@ -112,19 +112,24 @@ impl Remap<'_> {
             Op::Read => Cut::AtMask,
             _ => Cut::AtUnit,
         };
-        let (length, place) = first_part(&self.geometry, sector, count, Some(entry), cut);
         drop(guard);
+        let most = match op {
+            Op::WriteZeroes => self.spare().device().write_zeroes_sectors(),
+            _ => u32::MAX,
+        };
+        let in_slot =
+            |sector, count| match self.entries.look::<false>(sector, count, &rcu_read_lock()) {
+                Look::InSlot(_, at) => Some(at),
+                _ => None,
+            };
+        let (length, place) = first_run(&self.geometry, sector, count, entry, cut, most, in_slot);
         if !bio.accept_partial(length) {
             return bio.complete(BlkStatus::IOERR);
         }
         let goes_there = match op {
             Op::Read => true,
-            Op::Write => !entry.held && self.writable,
-            // If the spare cannot do it, it is given the zeroes, in process context.
-            Op::WriteZeroes => {
-                let can = self.spare().device().write_zeroes_sectors() >= length;
-                !entry.held && self.writable && can
-            }
+            // If the spare cannot write zeroes, it is given them, in process context.
+            Op::Write | Op::WriteZeroes => !entry.held && self.writable && length <= most,
             _ => false,
         };
         if let (true, Place::Relocated { slot, sector }) = (goes_there, place) {
@@ -228,7 +233,7 @@ impl Remap<'_> {
             return true;
         }
         match slot {
-            Some(slot) => self.entries.is_in_slot(bio.sector(), slot),
+            Some(slot) => self.entries.is_in_slots(bio.sector(), bio.sectors(), slot),
             None => {
                 let pending = self.settings.pending_reads();
                 self.entries

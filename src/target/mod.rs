@@ -166,7 +166,7 @@ pub(crate) struct RemapTarget;
 #[vtable]
 impl Target for RemapTarget {
     type Data<'t> = Remap<'t>;
-    /// The slot that a bio went to.
+    /// The slot that a bio went to, or the first of several side by side.
     type PerBio = Slot;
     type RegistrationData = Claims;
 

@@ -79,15 +79,12 @@ impl Remap<'_> {
             let Some(slot) = slot else {
                 return Err(self.unreadable(lost, last, reading.may_fail()));
             };
-            return match self.slot_unreadable(lost.unit, lost.bits, slot) {
-                Replaced::Yes => Err(BlkStatus::MEDIUM),
-                Replaced::No => Err(last),
-                // It may well be readable where it is now. (All of a bio to a slot lies in one unit.)
-                Replaced::ByOther => {
-                    let count = bio.sectors() - piece.skip;
-                    self.read_piece(bio, Piece { count, ..piece }).0.check()
-                }
-            };
+            match self.slot_unreadable(lost.unit, lost.bits, slot) {
+                Replaced::Yes => return Err(BlkStatus::MEDIUM),
+                // It may well be readable where it is now.
+                Replaced::ByOther if reading.may_fail() => (),
+                Replaced::No | Replaced::ByOther => return Err(last),
+            }
         }
         match reading.next() {
             None => Ok(()),

@@ -12,7 +12,7 @@ use crate::engine::{
     geometry::{Geometry, BLOCK_SIZE},
     identity::Identity,
     message::{Message, Range},
-    route::{first_part, Cut, Place},
+    route::{first_part, first_run, Cut, Place},
     Slot, Unit,
 };
 use kernel::{
@@ -181,7 +181,7 @@ mod entries_tests {
             !entries.is_on_main(stamp, 40, 16, PendingReads::Retry)
                 && entries.is_on_main(stamp, 40, 8, PendingReads::Retry)
         );
-        assert!(!entries.is_in_slot(48, Slot(9)));
+        assert!(!entries.is_in_slots(48, 8, Slot(9)));
         let relocated = Entry {
             mask: 0x0f,
             ..pending
@@ -191,14 +191,43 @@ mod entries_tests {
             !entries.is_on_main(stamp, 44, 8, PendingReads::Retry)
                 && entries.is_on_main(stamp, 52, 4, PendingReads::Retry)
         );
-        assert!(entries.is_in_slot(48, Slot(9)) && !entries.is_in_slot(48, Slot(8)));
+        assert!(entries.is_in_slots(48, 8, Slot(9)) && !entries.is_in_slots(48, 8, Slot(8)));
         let later = entries.version.read();
         entries.hold_to_restore(&relocated);
         entries.set(pending.unit, None);
         // No entry, but the sectors were written from the slot since.
         assert!(!entries.is_on_main(later, 52, 4, PendingReads::Retry));
         assert!(entries.is_on_main(entries.version.read(), 40, 16, PendingReads::Retry));
-        assert!(!entries.is_in_slot(48, Slot(9)));
+        assert!(!entries.is_in_slots(48, 8, Slot(9)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_write_to_slots_side_by_side_stands_unless_one_of_its_units_moved() -> Result {
+        let entries = none(1 << 24)?;
+        let entry = |unit| Entry::new(Unit(unit), Slot(unit as u32 + 3), 0xff);
+        for unit in 6..10 {
+            entries.set(Unit(unit), Some(&entry(unit)));
+        }
+        // All of them, and sectors at both ends.
+        let stands =
+            || entries.is_in_slots(48, 32, Slot(9)) && entries.is_in_slots(55, 18, Slot(9));
+        assert!(stands() && entries.is_in_slots(56, 24, Slot(10)));
+        assert!(!entries.is_in_slots(48, 33, Slot(9)) && !entries.is_in_slots(47, 2, Slot(8)));
+        for unit in 6..10 {
+            entries.hold(&entry(unit));
+            assert!(!stands());
+            let elsewhere = Entry {
+                slot: Slot(99),
+                ..entry(unit)
+            };
+            entries.set(Unit(unit), Some(&elsewhere));
+            assert!(!stands());
+            entries.set(Unit(unit), None);
+            assert!(!stands());
+            entries.set(Unit(unit), Some(&entry(unit)));
+            assert!(stands());
+        }
         Ok(())
     }
 
@@ -373,7 +402,10 @@ mod stress_tests {
                 4,
                 !fixed || !entries.is_on_main(Stamp::LAST, sector, 8, PendingReads::Retry),
             )?;
-            check(5, !entries.is_in_slot(sector, Slot((number ^ 1) as u32)))?;
+            check(
+                5,
+                !entries.is_in_slots(sector, 8, Slot((number ^ 1) as u32)),
+            )?;
 
             let guard = rcu_read_lock();
             let found = entries.first(sector, 8, &guard);
@@ -562,6 +594,14 @@ mod engine_tests {
         assert!(split(84, 84, Cut::AtUnit) == (4, unset));
         assert!(split(86, 84, Cut::AtMask) == (2, unset));
         assert!(split(88, 80, Cut::AtMask) == (80, Place::Healthy));
+
+        // Of the next two units, too, slots that follow have all that is wanted.
+        let entry = Entry::new(Unit(10), Slot(4), 0xfc);
+        let in_slot = |at: u64, _| (at < 104).then(|| slot + (at - 80));
+        let run = |sector, cut, most| first_run(&g, sector, 40, entry, cut, most, in_slot);
+        assert!(run(82, Cut::AtMask, u32::MAX) == (22, held(slot + 2)));
+        assert!(run(82, Cut::AtUnit, 21) == (14, held(slot + 2)));
+        assert!(run(81, Cut::AtUnit, u32::MAX) == (7, Place::Unset { mask: 0xfc }));
         Ok(())
     }
 

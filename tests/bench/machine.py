@@ -25,6 +25,8 @@ MAIN = 272 << 21  # sectors
 POPULATED = 1 << 26  # units
 # Units that get their data moved to the spare: 4 MiB behind the populated part.
 MOVED, MOVED_AT = 1024, (POPULATED + 4096) * UNIT
+# 1 MiB more, no two neighbours of which get neighbouring slots.
+SCATTERED, SCATTERED_AT = 256, (POPULATED + 8192) * UNIT
 CLUSTER = 64  # entries
 
 TRACING = Path("/sys/kernel/tracing")
@@ -143,7 +145,8 @@ class Remap:
 # --- Loads
 
 LOADS = {
-    # name: (options, devices: all; dm-linear and remap, where there are entries; those of which a part is on a spare)
+    # name: (options, devices: all; dm-linear and remap, where there are entries; those of which a part is on a spare; dm-linear
+    # over that and remap, where slots are scattered)
     "psync read": ("rw=randread ioengine=psync bs=4k ba=8k size=256g", "all"),
     "psync write": ("rw=randwrite ioengine=psync bs=4k ba=8k size=256g", "all"),
     "io_uring read": ("rw=randread ioengine=io_uring iodepth=32 bs=4k ba=8k size=256g", "all"),
@@ -157,6 +160,10 @@ LOADS = {
     "psync write redirected": ("rw=randwrite ioengine=psync bs=4k size=4m", "moved"),
     "io_uring read redirected": ("rw=randread ioengine=io_uring iodepth=32 bs=4k size=4m", "moved"),
     "io_uring write redirected": ("rw=randwrite ioengine=io_uring iodepth=32 bs=4k size=4m", "moved"),
+    "1 MiB read, slots side by side": ("rw=read ioengine=psync bs=1m size=4m", "moved"),
+    "1 MiB write, slots side by side": ("rw=write ioengine=psync bs=1m size=4m", "moved"),
+    "1 MiB read, slots scattered": ("rw=read ioengine=psync bs=1m size=1m", "scattered"),
+    "1 MiB write, slots scattered": ("rw=write ioengine=psync bs=1m size=1m", "scattered"),
 }
 
 
@@ -304,9 +311,15 @@ def main():
     for remap in remaps:
         run("dmsetup", "message", remap.name, "0", "remap", str(MOVED_AT), str(MOVED * UNIT))
         moved.append((remap.name, f"/dev/mapper/{remap.name}", MOVED_AT))
+        if full:
+            for n in range(SCATTERED):
+                dm.message(remap.name, f"remap {SCATTERED_AT + n * 37 % SCATTERED * UNIT}")
+    scattered = [moved[0], *((r.name, f"/dev/mapper/{r.name}", SCATTERED_AT) for r in remaps)]
     for load, (_, which) in LOADS.items():
-        if which == "moved":
+        if which == "moved" and (full or not load.startswith("1 MiB")):
             measure(rows, load, moved, ms, rounds)
+        elif which == "scattered" and full:
+            measure(rows, load, scattered, ms, rounds)
 
     result = {
         "environment": {
@@ -331,7 +344,7 @@ def main():
         } for r in remaps}
         result["adding"] = {}
         for remap in remaps:
-            result["adding"][remap.name] = {"present": remap.count + MOVED, **adding(remap, 32)}
+            result["adding"][remap.name] = {"present": remap.count + MOVED + SCATTERED, **adding(remap, 32)}
             log(f"{remap.name} and one more: {result['adding'][remap.name]}")
     put(sys.argv[2], json.dumps(result, indent=1) + "\n")
 

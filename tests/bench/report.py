@@ -42,8 +42,8 @@ def tables(figures):
     devices.remove("dm-linear")
     print(f"""Instructions per I/O on {figures['environment']['kernel']}: dm-linear, and what the others are above it.
 raw: the disk itself. lin n: dm-linear of n segments, half of them on another disk. 0 ... 1e6: remap with so many
-entries, r at random, c in runs of 64. The bios are healthy unless the load says otherwise; redirected ones are compared
-with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160.""")
+entries, r at random, c in runs of 64. The bios are healthy unless the load says otherwise; redirected ones, and those over 256
+units in slots, are compared with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160; in slots, to 1 %.""")
     table(["", "linear", *map(short, devices)],
           [[load, f"{min(row['dm-linear']['rounds']):,.0f}",
             *(f"{row[d]['above_linear']:+,.0f}" if d in row else "" for d in devices)] for load, row in loads.items()])

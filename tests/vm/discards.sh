@@ -3,7 +3,7 @@
 # kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh disable=SC2016
 . /host/lib.sh
-plan 27
+plan 29
 mkdir -p /mnt
 
 # --- Discards
@@ -195,5 +195,35 @@ check "main without them: not offered" eval '
 dmsetup remove r
 dmsetup remove main
 dmsetup remove failing
+# A spare that has them, too: the other half of the same disk.
+lower main "$good" 0 16384
+lower half "$sick" 16384 16384
+part /run/model 0 16384 >/run/part
+put /run/part /dev/mapper/main
+blank /dev/mapper/half
+create r /dev/mapper/main /dev/mapper/half unit_sectors 8
+message r remap 4096 2048 >/dev/null
+zeroes() { blkdiscard -f -z -o $(($1 * 512)) -l $(($2 * 512)) /dev/mapper/r; }
+neighbours() {
+	put /run/other /dev/mapper/r 4096
+	costs 0 0 main costs 0 1 half zeroes 4100 2040
+	edit /run/model 4096 /run/other
+	zeroed 4100 2040
+}
+check "over 256 units whose slots are neighbours, on a spare that has them: one command" neighbours
+limited() {
+	echo 100 >"$(echo "/sys/block/${sick##*/}"/device/scsi_disk/*/max_write_same_blocks)"
+	patch half
+	put /run/other /dev/mapper/r 4096
+	edit /run/model 4096 /run/other
+	# 12 units of 8 sectors each
+	not costs 0 21 half zeroes 4096 2048
+	zeroed 4096 2048
+	costs 0 22 half zeroes 4096 2048
+}
+check "on a spare that has them for 100 sectors at once: never more than that" limited
+dmsetup remove r
+dmsetup remove main
+dmsetup remove half
 remove_disk spare without
 rmmod scsi_debug

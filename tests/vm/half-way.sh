@@ -5,7 +5,7 @@
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 8
+plan 9
 
 modprobe -a dm_delay dm_log_writes
 disk disk 8
@@ -117,6 +117,32 @@ fua() {
 	expect 2 eval "echo \$((\$(python3 /run/fua.py $at /dev/log) & 2))"
 }
 check "a write with FUA that ends in the slot is written there with FUA" fua
+dmsetup remove r
+dmsetup remove spare
+
+# --- A write on its way to slots side by side while one of the units, not the first, goes back to main
+
+blank /dev/sparedisk
+dmsetup create spare --table "0 $spare linear /dev/sparedisk 0"
+create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
+data /run/long 24
+side_by_side() {
+	local writer at
+	message r remap 8000 24
+	at=$(slot_at /dev/sparedisk "$(slot_of r 8000)")
+	segments "delay /dev/sparedisk @ 0 /dev/sparedisk @ 600000" /dev/sparedisk "$at" $((at + 23)) | reload spare
+	put /run/long /dev/mapper/r 8000 &
+	writer=$!
+	in_flight
+	expect "1 units restored, 0 units stay" message r restore 8008
+	kill -0 $writer
+	# Now it arrives.
+	heal_blocks
+	wait $writer
+	same /run/long /dev/mapper/r 8000
+	expect "2 1" field r relocated writes_redirected
+}
+check "a write to three slots in one piece, and the second unit is restored: it ends where the units are" side_by_side
 dmsetup remove r
 dmsetup remove spare
 

@@ -4,7 +4,7 @@
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 35
+plan 38
 
 main=16384 spare=8192
 disk base 12 discard=1
@@ -180,6 +180,34 @@ transient() {
 	stays 560 ""
 }
 check "a slot that can be read at the third attempt loses nothing" transient
+
+# --- Several of them in one bio
+
+fill 800 808 816 824 880 888 896 904
+as_model() { part /run/model "$1" 32 | cmp - <(get /dev/mapper/r "$1" 32); }
+check "four units in slots side by side are read in one piece" costs 1 0 spare as_model 800
+one_read() {
+	slots_bad=$(field r slots_bad)
+	break_slot 816 3
+	fails_with "No data available" get /dev/mapper/r 800 32
+	more_bad 1
+	expect 819-819 unreadable /dev/mapper/r 800 32 /run/model
+	again
+	expect 819-819 unreadable /dev/mapper/r 800 32 /run/model
+}
+check "one of them fails on read: its sector is lost, and no other" one_read
+one_write() {
+	slots_bad=$(field r slots_bad)
+	break_slot 896 2
+	data /run/long 32
+	edit /run/model 880 /run/long
+	put /run/long /dev/mapper/r 880
+	more_bad 1
+	as_model 880
+	again
+	as_model 880
+}
+check "one of them fails on write: it is replaced, and all is there" one_write
 
 # --- A spare that is gone
 

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Bios of any size and place over hundreds of entries, beginning and ending inside units: right data everywhere.
+# Bios of any size and place over hundreds of entries, beginning and ending inside units: right data everywhere, and what lies side
+# by side in slots goes in one piece.
 # Argument: how many random writes for each size of unit.
 # kernels: stock (debug)
 # vm: --smp 2
@@ -7,7 +8,7 @@
 # all-args: 600
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 21
+plan 27
 
 mib=12 # of the device
 writes=$1
@@ -95,3 +96,84 @@ for unit in 1 8 64; do
 	dmsetup remove r
 	remove_disk main spare
 done
+
+# --- Neighbours whose slots are neighbours
+
+disk main $mib
+disk base 16
+lower main /dev/main 0 $((mib * 2048))
+lower spare /dev/base 0 32768
+data /run/all $((mib * 2048))
+put /run/all /dev/mapper/main
+create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
+message r remap 2048 2048 >/dev/null
+# Main has something else there.
+data /run/other 2048
+put /run/other /dev/mapper/main 2048
+reads() { # MAIN SPARE SECTOR COUNT: commands to these
+	costs "$1" 0 main costs "$2" 0 spare eval "get /dev/mapper/r $3 $4 >/run/got"
+	cmp <(part /run/all "$3" "$4") /run/got
+}
+writes() { # SPARE SECTOR COUNT
+	data /run/io "$3"
+	edit /run/all "$2" /run/io
+	costs 0 0 main costs 0 "$1" spare put /run/io /dev/mapper/r "$2"
+	part /run/all $(($2 - 64)) $(($3 + 128)) >/run/part
+	same /run/part /dev/mapper/r $(($2 - 64)) 6656
+}
+in_one() {
+	local before
+	before=$(field r reads_redirected)
+	reads 0 1 2048 2048
+	reads 0 1 2051 2040
+	expect $((before + 2)) field r reads_redirected
+}
+check "1 MiB read over 256 units, or from inside the first into the last: one command, that counts once" in_one
+written() {
+	local before
+	before=$(field r writes_redirected)
+	writes 1 2048 2048
+	writes 1 2051 2040
+	expect $((before + 2)) field r writes_redirected
+}
+check "written: the same, and it is there" written
+gap() {
+	message r restore 2848
+	reads 1 2 2048 2048
+	# Its new slot is not where its neighbours' are.
+	message r remap 2848
+	reads 0 3 2048 2048
+	writes 3 2048 2048
+}
+check "a unit in between that is on main, or in a slot elsewhere, is a piece of its own" gap
+partial() {
+	# In the slot are four of its sectors, and main has the others.
+	bad main 4100 4103
+	part /run/all 4096 8 >/run/io
+	put /run/io /dev/mapper/r 4096
+	good main 4100 4103
+	expect "4096 partial f0" eval 'list r | grep "^4096 "'
+	message r remap 4104 64
+	reads 1 1 4096 72
+}
+check "from the first sector of a unit that is in its slot on" partial
+backwards() {
+	local unit
+	for unit in {31..0}; do message r remap $((8192 + 8 * unit)) >/dev/null; done
+	data /run/io 256
+	put /run/io /dev/mapper/main 8192
+	reads 0 32 8192 256
+	writes 32 8192 256
+}
+check "slots that lie the other way round: each unit has its own data" backwards
+reactivated() {
+	dmsetup remove r
+	create r /dev/mapper/main /dev/mapper/spare
+	same /run/all /dev/mapper/r
+	same /run/all /dev/mapper/r 0 6656
+}
+check "the same data after re-activation" reactivated
+dmsetup remove r
+dmsetup remove main
+dmsetup remove spare
+remove_disk main base
