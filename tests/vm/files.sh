@@ -1,17 +1,17 @@
 #!/bin/bash
-# dmremap files: whose the bad sectors are, on what lies on a remap device; and zero, which says so first.
+# dmremap files: whose the bad sectors are, on what lies on a remap device; and zero (see zero.sh), which says so first.
 #
 # files.py explains the second part.
 # Arguments: a seed, or `random`; how many sectors are bad; on what.
 # kernels: (stock)
 # vm: --extras --include docs/json-schema
-# args: random 50 ext4 vfat
+# args: 8 50 ext4 vfat
 # all-args: random 50 ext4 xfs vfat ext4+lvm ext4+gpt ext4+crypt ext4+lvm+crypt ext4+gpt+crypt xfs+lvm vfat+gpt
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
 cases=("${@:3}") ext4=0
 [[ " ${cases[*]} " != *" ext4 "* ]] || ext4=1
-plan $((26 + 2 * ${#cases[@]} + ext4))
+plan $((28 + 2 * ${#cases[@]} + ext4))
 seed=$1
 [[ $seed != random ]] || seed=$RANDOM$RANDOM
 
@@ -209,6 +209,54 @@ not_mounted() {
 	mount -o noatime /dev/mapper/r /mnt
 }
 check "ext4 that is not mounted tells the same" not_mounted
+# hides SECTOR: it cannot be read, and the file system is not mounted.
+hides() {
+	umount /mnt
+	bad main "$1"
+	not get /dev/mapper/r "$1" 1
+}
+shows() {
+	good main "$1"
+	dmremap forget r "$1"
+	mount -o noatime /dev/mapper/r /mnt
+}
+# Of a file of /mnt/many, the first sector of the block that has its inode, of 256 bytes.
+inode_of() { echo $((inodes + ($(stat -c %i "$1") - 1) / 16 * 8)); }
+some_inodes() {
+	local n files before hit after sector
+	mkdir /mnt/many
+	for n in {1..48}; do data "/mnt/many/$n" 8; done
+	sync
+	sector=$(inode_of /mnt/many/24)
+	before=$(block /mnt/many/1) hit=$(block /mnt/many/24) after=$(block /mnt/many/48)
+	for n in {1..48}; do (($(inode_of "/mnt/many/$n") != sector)) || files+=" /many/$n"; done
+	hides "$sector"
+	says 1 "not all of the tree could be looked at: debugfs: icheck: " dmremap files r
+	has "$sector" 1 ".[0].kind == \"inode\" and .[0].paths == (\"$files\" | ltrimstr(\" \") | split(\" \") | sort)"
+	has "$before" 8 'map([.kind, .paths]) == [["file", ["/many/1"]]]'
+	has "$after" 8 'map([.kind, .paths]) == [["file", ["/many/48"]]]'
+	has "$line" 8 'map([.kind, .paths]) == [["file", ["/line\nbreak"]]]'
+	has "$hit" 8 'map([.kind, .paths]) == [["unknown", []]]'
+	has 0 131072 'map(.kind) | index("free") and index("directory") and index("journal")'
+	shows "$sector"
+}
+check "not mounted, and some inodes cannot be read: these are named, and all that others have" some_inodes
+no_inodes() {
+	local sector=$((inodes + 1000 * 8))
+	hides "$sector"
+	says 0 "$sector 1 pending inodes of ext4 on /dev/mapper/r, not in use" dmremap files r
+	has "$line" 8 'map([.kind, .paths]) == [["file", ["/line\nbreak"]]]'
+	all_kinds
+	shows "$sector"
+}
+check "not mounted, and inodes that no file has cannot be read: all is named" no_inodes
+no_list() {
+	hides "$list"
+	says 0 "list of extents of /dir/more, /pieces" dmremap files r
+	has "$line" 8 'map([.kind, .paths]) == [["file", ["/line\nbreak"]]]'
+	shows "$list"
+}
+check "not mounted, and a list of extents cannot be read: it is named by all its names" no_list
 zero() {
 	says 4 "1 sector: /mnt/a, /mnt/dir/b, byte 5632" dmremap zero r
 	says 0 "1 sector: /mnt/a, /mnt/dir/b, byte 5632" dmremap zero r --yes
@@ -390,25 +438,6 @@ wrong() {
 }
 check "what cannot be asked is refused" wrong
 dmremap close r
-disk fresh 64
-disk empty 8
-silent() {
-	lower low /dev/fresh 0 131072
-	dmremap open s /dev/mapper/low /dev/empty
-	data /run/b 8
-	put /run/b /dev/mapper/s 100000
-	dmremap mark s 100000
-	# As if the disk had been pulled out; the unit is still pending, and a write to it would go to the spare.
-	echo "0 131072 error" | reload low
-	says 4 "the disk does not answer" dmremap zero s --yes
-	echo "0 131072 linear /dev/fresh 0" | reload low
-	dmremap reset s
-	expect "100000 pending "* dmremap query s 100000
-	get /dev/mapper/s 100000 8 | cmp - /run/b
-	dmremap close s
-	dmsetup remove low
-}
-check "zero writes nothing where the disk does not answer" silent
-remove_disk main spare fresh empty
+remove_disk main spare
 
 CHECKS=$checks exec python3 /host/files.py "$seed" "$2" "${cases[@]}"

@@ -5,13 +5,14 @@
 //! - [`stack`] follows sectors from the remap device up to a file system, swap space, or nobody.
 //! - [`layout`] asks a mounted file system what lies where, with [`ioctl`]s, and for [`fat`] and [`f2fs`] by its own tables.
 //! - [`walk`] goes through its files for those that have what is left, and for names.
-//! - [`debugfs`] does both for ext4 that is not mounted.
+//! - [`debugfs`] does both for ext4 that is not mounted, and [`one_by_one`] where part of the list of inodes cannot be read.
 
 mod debugfs;
 mod f2fs;
 mod fat;
 mod ioctl;
 mod layout;
+mod one_by_one;
 mod stack;
 mod walk;
 

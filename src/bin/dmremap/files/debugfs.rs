@@ -2,9 +2,12 @@
 
 //! ext2, ext3 and ext4 that is not mounted, through debugfs(8). It only reads, and with `-c` not even the bitmaps, one of which
 //! may be what cannot be read.
+//!
+//! Two commands do it: icheck goes through all inodes for those that have some blocks, and ncheck through all directories for
+//! names. They end where an inode cannot be read, in use or asked about. Then [`one_by_one`](super::one_by_one) goes on.
 
 use super::layout::{append, cut, Class, NOT_WHOLE, OUTSIDE};
-use super::{shown, Kind, Names, Owner, Part, Piece};
+use super::{one_by_one, shown, Kind, Names, Owner, Part, Piece};
 use crate::ui;
 use anyhow::{bail, ensure, Context as _, Result};
 use std::cell::OnceCell;
@@ -21,8 +24,13 @@ use std::process::Command;
 /// Numbers that are given to one command at most: it goes through all inodes each time, and one argument has 128 KiB at most.
 const MANY: usize = 10_000;
 
+/// Flags of debugfs: reads past the page cache, and with `-c`.
+pub(super) const DIRECT: &str = "-cD";
+
+const SUPERBLOCK: &str = "superblock or group descriptors";
+
 /// The inode of the root directory, of which ncheck does not tell.
-const ROOT: u64 = 2;
+pub(super) const ROOT: u64 = 2;
 
 /// A group of blocks.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,13 +40,15 @@ struct Group {
     inode_table: u64,
     /// Its bitmap was never written: but for metadata nothing is in use.
     is_empty: bool,
+    /// Nor was that of its inodes: none is in use.
+    has_no_inodes: bool,
 }
 
 /// The file system.
 pub(super) struct Ext {
-    device: PathBuf,
+    pub(super) device: PathBuf,
     /// In bytes.
-    block: u64,
+    pub(super) block: u64,
     first_block: u64,
     blocks: u64,
     blocks_per_group: u64,
@@ -62,21 +72,27 @@ pub(super) struct Ext {
 }
 
 /// The names of inodes.
-type Paths = BTreeMap<u64, Vec<PathBuf>>;
+pub(super) type Paths = BTreeMap<u64, Vec<PathBuf>>;
+
+/// Inodes by their numbers.
+pub(super) type Inodes = BTreeMap<u64, Inode>;
 
 /// An inode as `stat` shows it.
-struct Inode {
+pub(super) struct Inode {
     kind: String,
-    size: u64,
-    /// In blocks; those without a place in the file are lists of blocks, or attributes.
-    extents: Vec<(Option<Owned>, Range<u64>)>,
+    pub(super) links: u64,
+    pub(super) size: u64,
+    /// The block of its extended attributes; 0: none.
+    pub(super) attributes: u64,
+    /// In blocks; those without a place in the file are lists of blocks.
+    pub(super) extents: Vec<(Option<Owned>, Range<u64>)>,
 }
 
 /// A place in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Owned {
-    block: u64,
-    is_unwritten: bool,
+pub(super) struct Owned {
+    pub(super) block: u64,
+    pub(super) is_unwritten: bool,
 }
 
 /// What debugfs says.
@@ -88,8 +104,17 @@ struct Said {
 
 /// What debugfs prints for `request`, a command. Its messages are an error only if it prints nothing else.
 fn run(device: &Path, request: &str) -> Result<Said> {
+    let said = run_once(device, "-c", request);
+    if said.as_ref().is_ok_and(|said| said.complaint.is_none()) {
+        return said;
+    }
+    // Through the page cache, what lies beside what cannot be read may fail, too.
+    run_once(device, DIRECT, request).or(said)
+}
+
+fn run_once(device: &Path, flags: &str, request: &str) -> Result<Said> {
     let mut command = Command::new("debugfs");
-    command.args(["-c", "-R", request]).arg(device);
+    command.args([flags, "-R", request]).arg(device);
     let output = match command.output() {
         Err(e) if e.kind() == ErrorKind::NotFound => bail!("debugfs is missing: install e2fsprogs"),
         output => output.context("cannot run debugfs")?,
@@ -147,9 +172,12 @@ impl Ext {
                     inode_bitmap: place("inode bitmap at ")?,
                     inode_table: place("inode table at ")?,
                     is_empty: false,
+                    has_no_inodes: false,
                 });
-            } else if line.contains("Block not init") {
-                groups.last_mut()?.is_empty = true;
+            } else if line.contains(" not init") {
+                let group = groups.last_mut()?;
+                group.is_empty |= line.contains("Block not init");
+                group.has_no_inodes |= line.contains("Inode not init");
             }
         }
         let block = number(text, "Block size")?;
@@ -230,6 +258,9 @@ impl Ext {
         if let Some(what) = self.own.get(&block) {
             return known(Kind::Metadata, what);
         }
+        if self.is_usual && self.is_backup(block) {
+            return known(Kind::Metadata, SUPERBLOCK);
+        }
         let reserved = self.reserved.get_or_init(|| self.reserved());
         let first = reserved.partition_point(|(bytes, _)| bytes.end <= at);
         if let Some((_, class)) = reserved.get(first).filter(|(bytes, _)| bytes.contains(&at)) {
@@ -260,32 +291,20 @@ impl Ext {
         all
     }
 
-    /// Why debugfs is of no use.
-    fn unreadable(&self) -> String {
-        format!(
-            "{}: its inodes cannot all be read, and then debugfs names no file. \
-             Mount it without writing to it (mount -o ro,noload), and run this again",
-            self.device.display()
-        )
-    }
-
     /// The inodes that have these blocks, by block; and what debugfs complained of.
     fn owners(&self, blocks: &BTreeSet<u64>) -> Result<(BTreeMap<u64, u64>, Option<String>)> {
         let blocks: Vec<u64> = blocks.iter().copied().collect();
         let mut owners = BTreeMap::new();
         let mut complaint = None;
         for some in blocks.chunks(MANY) {
-            let said = self
-                .ask("icheck", some)
-                .with_context(|| self.unreadable())?;
+            let said = self.ask("icheck", some)?;
             complaint = complaint.or(said.complaint);
             let text = String::from_utf8_lossy(&said.text);
             let mut lines = text.lines();
-            // It prints nothing, or nothing but the heading, if part of the list of inodes cannot be read.
             ensure!(
                 lines.next().is_some_and(|line| line.starts_with("Block"))
                     && lines.clone().count() >= some.len(),
-                self.unreadable()
+                "debugfs: icheck: not understood"
             );
             for line in lines {
                 // Or that no inode has it.
@@ -304,7 +323,7 @@ impl Ext {
     }
 
     /// The paths of inodes; and what debugfs complained of.
-    fn paths(&self, inodes: &BTreeSet<u64>) -> Result<(Paths, Option<String>)> {
+    fn paths(&self, inodes: &BTreeSet<u64>) -> (Paths, Option<String>) {
         let mut paths = Paths::new();
         let mut complaint = None;
         if inodes.contains(&ROOT) {
@@ -312,13 +331,19 @@ impl Ext {
         }
         let inodes: Vec<u64> = inodes.iter().copied().collect();
         for some in inodes.chunks(MANY) {
-            let said = self.ask("ncheck", some)?;
+            let said = match self.ask("ncheck", some) {
+                Ok(said) => said,
+                Err(error) => {
+                    complaint = complaint.or(Some(format!("{error:#}")));
+                    continue;
+                }
+            };
             complaint = complaint.or(said.complaint);
             for (inode, path) in names(&said.text) {
                 paths.entry(inode).or_default().push(path);
             }
         }
-        Ok((paths, complaint))
+        (paths, complaint)
     }
 
     /// What inodes of the file system itself have, as far as it can be read.
@@ -377,7 +402,9 @@ fn names(text: &[u8]) -> Vec<(u64, PathBuf)> {
 }
 
 impl Inode {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        // What a symbolic link says may look like the rest.
+        let (text, _) = text.split_once("Fast link dest: ").unwrap_or((text, ""));
         let word = |name: &str| text.split_once(name)?.1.split_whitespace().next();
         let (_, map) = text
             .split_once("\nEXTENTS:\n")
@@ -408,9 +435,15 @@ impl Inode {
         }
         Some(Self {
             kind: word("Type: ")?.into(),
+            links: word("Links: ")?.parse().ok()?,
             size: word("Size: ")?.parse().ok()?,
+            attributes: word("File ACL: ").map_or(Some(0), |word| word.parse().ok())?,
             extents,
         })
+    }
+
+    pub(super) fn is_directory(&self) -> bool {
+        self.kind == "directory"
     }
 
     /// Whose `block` is: of the inode `number`, whose blocks have `size` bytes.
@@ -477,21 +510,69 @@ impl Ext {
             return None;
         }
         if group.is_empty {
-            let in_group = from_first % self.blocks_per_group;
-            return Some(has_backup(number as u64) && in_group <= self.descriptor_blocks);
+            return Some(self.is_backup(block));
         }
+        let (at, bit) = (group.block_bitmap, from_first % self.blocks_per_group);
+        self.bit(at, bit / self.cluster)
+    }
+
+    /// Whether `block` is of a copy of the superblock and the group descriptors, if these are where they usually are.
+    fn is_backup(&self, block: u64) -> bool {
+        block
+            .checked_sub(self.first_block)
+            .is_some_and(|from_first| {
+                let in_group = from_first % self.blocks_per_group;
+                has_backup(from_first / self.blocks_per_group) && in_group <= self.descriptor_blocks
+            })
+    }
+
+    /// Whether an inode is in use; `None`: its bitmap cannot be read.
+    fn is_inode_used(&mut self, inode: u64) -> Option<bool> {
+        let from_first = inode.checked_sub(1)?;
+        let group = self
+            .groups
+            .get((from_first / self.inodes_per_group) as usize)?;
+        if group.has_no_inodes {
+            return Some(false);
+        }
+        self.bit(group.inode_bitmap, from_first % self.inodes_per_group)
+    }
+
+    /// The inodes that are in use, and those of which that cannot be known; but for those in `bad` blocks.
+    pub(super) fn used_inodes(&mut self, bad: &BTreeSet<u64>) -> Vec<u64> {
+        let all = 1..=self.groups.len() as u64 * self.inodes_per_group;
+        let all = all.filter(|inode| self.is_inode_used(*inode) != Some(false));
+        let all: Vec<u64> = all.collect();
+        let is_good = |inode: &u64| !bad.contains(&self.inode_block(*inode));
+        all.into_iter().filter(is_good).collect()
+    }
+
+    /// The block that an inode lies in.
+    fn inode_block(&self, inode: u64) -> u64 {
+        let from_first = inode.saturating_sub(1);
+        let group = self
+            .groups
+            .get((from_first / self.inodes_per_group) as usize);
+        let bytes = from_first % self.inodes_per_group * self.inode;
+        group.map_or(0, |group| group.inode_table + bytes / self.block)
+    }
+
+    /// A bit of the bitmap in the block `at`; `None`: that cannot be read.
+    fn bit(&mut self, at: u64, bit: u64) -> Option<bool> {
         let read = || {
             let mut bitmap = vec![0; self.block as usize];
             let device = File::open(&self.device).ok()?;
-            let at = group.block_bitmap * self.block;
-            device.read_exact_at(&mut bitmap, at).ok()?;
-            Some(bitmap)
+            can_read(&device, &mut bitmap, at * self.block).then_some(bitmap)
         };
-        let bitmap = self.bitmaps.entry(group.block_bitmap);
+        let bitmap = self.bitmaps.entry(at);
         let bitmap = bitmap.or_insert_with(read).as_ref()?;
-        let bit = from_first % self.blocks_per_group / self.cluster;
         Some(bitmap.get((bit / 8) as usize)? >> (bit % 8) & 1 == 1)
     }
+}
+
+/// Reads from `device` through the page cache, where what lies beside what cannot be read may fail once.
+pub(super) fn can_read(device: &File, room: &mut [u8], at: u64) -> bool {
+    (0..2).any(|_| device.read_exact_at(room, at).is_ok())
 }
 
 /// What the file system itself has inodes for.
@@ -528,12 +609,22 @@ pub(super) fn look(device: &Path, pieces: &[Piece]) -> Result<Found> {
         bytes.start / size..bytes.end.div_ceil(size)
     };
     let wanted: BTreeSet<u64> = pieces.iter().flat_map(blocks).collect();
-    let (owners, complaint) = ext.owners(&wanted)?;
+    let bad = pieces.iter().filter(|piece| piece.state.is_bad());
+    let bad: BTreeSet<u64> = bad.flat_map(blocks).collect();
+    let mut inodes = Inodes::new();
+    let mut are_all = false;
+    let (owners, mut complaint) = match ext.owners(&wanted) {
+        Ok(found) => found,
+        Err(error) => {
+            let (owners, all) = one_by_one::inodes(&mut ext, &wanted, &bad)?;
+            (inodes, are_all) = (all, true);
+            (owners, Some(format!("{error:#}")))
+        }
+    };
     let of_nobody = match complaint {
-        None => Class::Known(Kind::Metadata, "superblock or group descriptors"),
+        None => Class::Known(Kind::Metadata, SUPERBLOCK),
         Some(_) => Class::Known(Kind::Unknown, NOT_WHOLE),
     };
-    let mut inodes: BTreeMap<u64, Inode> = BTreeMap::new();
     let mut found = Vec::new();
     let mut unnamed = BTreeSet::new();
     for piece in pieces {
@@ -546,8 +637,7 @@ pub(super) fn look(device: &Path, pieces: &[Piece]) -> Result<Found> {
                     Some((kind, what)) => Class::Known(kind, what),
                     None => {
                         if !inodes.contains_key(inode) {
-                            let read = ext.stat(*inode).with_context(|| ext.unreadable())?;
-                            inodes.insert(*inode, read);
+                            inodes.insert(*inode, ext.stat(*inode)?);
                         }
                         Class::Of(inodes[inode].owner(*inode, block, size))
                     }
@@ -555,7 +645,10 @@ pub(super) fn look(device: &Path, pieces: &[Piece]) -> Result<Found> {
             };
             match &class {
                 Class::Of(owner) => unnamed.extend([owner.inode]),
-                Class::Inodes(numbers) => unnamed.extend(numbers.clone()),
+                Class::Inodes(numbers) => {
+                    let used = |number: &u64| ext.is_inode_used(*number) != Some(false);
+                    unnamed.extend(numbers.clone().filter(used));
+                }
                 _ => (),
             }
             append(&mut classes, range, class);
@@ -563,14 +656,33 @@ pub(super) fn look(device: &Path, pieces: &[Piece]) -> Result<Found> {
         found.extend(cut(piece, &classes));
     }
     let mut names = Names::new(size);
-    let (paths, more) = ext.paths(&unnamed)?;
-    let complaint = complaint.or(more);
+    let mut paths = Paths::new();
+    if !are_all {
+        let said;
+        (paths, said) = ext.paths(&unnamed);
+        if said.is_some() {
+            // Without them, what was found remains.
+            if let Ok((_, all)) = one_by_one::inodes(&mut ext, &BTreeSet::new(), &bad) {
+                inodes.extend(all);
+                are_all = true;
+            }
+        }
+        complaint = complaint.or(said);
+    }
+    if are_all {
+        for (inode, path) in one_by_one::paths(&ext, &inodes, &unnamed) {
+            let paths = paths.entry(inode).or_default();
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+    }
     names.is_whole = complaint.is_none();
     for (inode, paths) in paths {
         let name = names.of(inode);
         name.paths = paths;
         if let Some(inode) = inodes.get(&inode) {
-            name.is_directory = inode.kind == "directory";
+            name.is_directory = inode.is_directory();
             name.size = inode.size;
         }
     }
@@ -596,10 +708,14 @@ mod tests {
 
     #[test]
     fn places_of_inodes_are_known() {
-        let ext = Ext::parse(Path::new("/none"), STATS).unwrap();
+        let mut ext = Ext::parse(Path::new("/none"), STATS).unwrap();
         assert!(!ext.is_clean);
         assert_eq!((ext.groups.len(), ext.table_blocks()), (2, 1));
         assert!(ext.groups[1].is_empty && !ext.groups[0].is_empty);
+        // The bitmap of the first cannot be read, and none of the second's is in use.
+        let mut used = |bad| ext.used_inodes(&BTreeSet::from([bad]));
+        assert_eq!(used(10), (1..=16).collect::<Vec<_>>());
+        assert!(used(9).is_empty());
         let at = |block: u64| ext.inodes(&(block * 4096 + 512..block * 4096 + 1024));
         assert_eq!(at(9), Some(1..17));
         assert_eq!(at(10), Some(17..33));
@@ -640,10 +756,11 @@ mod tests {
     #[test]
     fn what_stat_prints_says_what_is_where() {
         let text = "Inode: 12   Type: regular    Mode:  0644   Flags: 0x80000\n\
-            User:     0   Group:     0   Project:     0   Size: 9000\nLinks: 1   Blockcount: 24\n\
+            User:     0   Group:     0   Project:     0   Size: 9000\nFile ACL: 77\nLinks: 1   Blockcount: 24\n\
             EXTENTS:\n(ETB0):99, (0-1):100-101, (5[u]-7[u]):200-202, (9[u]):300\n";
         let inode = Inode::parse(text).unwrap();
         assert_eq!((inode.kind.as_str(), inode.size), ("regular", 9000));
+        assert_eq!((inode.links, inode.attributes), (1, 77));
         let owner = |block| {
             let owner = inode.owner(12, block, 4096);
             (owner.part, owner.offset)
@@ -653,13 +770,15 @@ mod tests {
         assert_eq!(owner(300), (Part::Unwritten, Some(9 * 4096)));
         assert_eq!(owner(99), (Part::Map, None));
         assert_eq!(owner(7), (Part::Attributes, None));
-        let text = "Inode: 13   Type: directory    Size: 4096\nBLOCKS:\n(0-11):50-61, (IND):62, (12):63\nTOTAL: 14\n";
+        let text = "Inode: 13   Type: directory    Size: 4096\nLinks: 2\nBLOCKS:\n(0-11):50-61, (IND):62, (12):63\nTOTAL: 14\n";
         let inode = Inode::parse(text).unwrap();
         let owner = |block| inode.owner(13, block, 1024).part;
         assert_eq!(
             (owner(61), owner(62), owner(63)),
             (Part::Data, Part::Map, Part::Data)
         );
+        let text = "Inode: 14   Type: symlink    Size: 20\nLinks: 1\nFast link dest: \"a\nEXTENTS:\n(0):5\"\n";
+        assert!(Inode::parse(text).unwrap().extents.is_empty());
     }
 
     #[test]
