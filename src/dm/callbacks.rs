@@ -114,11 +114,11 @@ macro_rules! module_target {
                     return Err(::kernel::error::code::EBUSY);
                 }
                 let data = $data;
-                // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it on
-                // unloading. Nobody else's call comes so far: the module's first code to run is that one.
-                let registration =
-                    unsafe { $crate::dm::Registration::new(module, data) };
-                Ok(Self { _registration: registration? })
+                Ok(Self {
+                    // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it
+                    // on unloading. Nobody else's call comes so far: the module's first code to run is that one.
+                    _registration: unsafe { $crate::dm::Registration::new(module, data) }?,
+                })
             }
         }
 

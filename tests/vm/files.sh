@@ -221,7 +221,10 @@ shows() {
 	mount -o noatime /dev/mapper/r /mnt
 }
 # Of a file of /mnt/many, the first sector of the block that has its inode, of 256 bytes.
-inode_of() { echo $((inodes + ($(stat -c %i "$1") - 1) / 16 * 8)); }
+inode_of() {
+	local block=$((($(stat -c %i "$1") - 1) / 16))
+	echo $((inodes + block * 8))
+}
 some_inodes() {
 	local n files before hit after sector
 	mkdir /mnt/many

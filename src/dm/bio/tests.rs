@@ -315,11 +315,8 @@ impl Fixture {
 
     fn end_bio(&mut self, status: BlkStatus) -> EndBio<'_, Recorder> {
         // SAFETY: Tests have sent it.
-        EndBio::new(
-            self.instance(),
-            unsafe { Recorded::new(self.raw()) },
-            status,
-        )
+        let recorded = unsafe { Recorded::new(self.raw()) };
+        EndBio::new(self.instance(), recorded, status)
     }
 
     fn end_io(&mut self, mut status: BlkStatus) -> Result<c_int> {

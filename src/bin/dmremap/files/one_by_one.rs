@@ -259,7 +259,7 @@ mod tests {
         }
         // The name is longer than the entry, and the entry than the block.
         for wrong in [entry(13, b"longer", 8), entry(13, b"b", 12)[..11].to_vec()] {
-            assert_eq!(next(wrong), [a.clone()]);
+            assert_eq!(next(wrong), std::slice::from_ref(&a));
         }
         assert!(of(&[vec![0xff; 4096]]).is_empty() && of(&[vec![0; 1024]]).is_empty());
     }
