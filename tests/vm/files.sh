@@ -3,7 +3,7 @@
 #
 # files.py explains the second part.
 # Arguments: a seed, or `random`; how many sectors are bad; on what.
-# kernels: (stock)
+# kernels: stock
 # vm: --extras --include docs/json-schema
 # args: 8 50 ext4 vfat
 # all-args: random 50 ext4 xfs vfat ext4+lvm ext4+gpt ext4+crypt ext4+lvm+crypt ext4+gpt+crypt xfs+lvm vfat+gpt
