@@ -377,7 +377,8 @@ def kinds_vfat(device, sectors):
 
 
 def kinds_f2fs(device, sectors):
-    words = {"Node block": "node", "Data block": "used", "Obsolete block": "free"}
+    # It tells what a block that is not valid any more was.
+    words = {"blkaddr is not valid": "free", "Obsolete block": "free", "Node block": "node", "Data block": "used"}
     kinds = {}
     for s in sectors:
         said = run("dump.f2fs", "-b", str(s // 8), device, check=False)
