@@ -27,15 +27,15 @@ end() {
 }
 
 # flood COMMAND...: while it runs, hundreds of lines about bad sectors go to the log, each of another unit, as fast as they can;
-# it begins when a limit has dropped some. The sectors are those from 16384 on, and leave a hundred slots free.
+# it begins when a limit has dropped some. The sectors are those from 16384 on.
 flood() {
 	local flooding status
-	bad base 16384 23551
+	bad base 16384 24575
 	cat >/run/flood.py <<-'P'
 		import mmap, os
 		fd, buffer = os.open("/dev/mapper/r", os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
 		while True:
-		    for sector in range(16384, 23552, 8):
+		    for sector in range(16384, 24576, 8):
 		        try:
 		            os.preadv(fd, [buffer], sector * 512)
 		        except OSError:
