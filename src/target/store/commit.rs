@@ -30,6 +30,8 @@ impl Store<'_> {
             while requests.list.len() + updates.len() > MAX_REQUESTS {
                 self.room.wait(&mut requests);
             }
+            requests.callers += 1;
+            self.arrived.notify_all();
             let first = requests.last_ticket + 1;
             for update in updates {
                 requests.last_ticket += 1;
@@ -52,6 +54,7 @@ impl Store<'_> {
             done += usize::from(ours && r.progress == Progress::Done(true));
             !ours
         });
+        requests.callers -= 1;
         self.room.notify_all();
         done == updates.len()
     }
@@ -95,12 +98,15 @@ impl Store<'_> {
         let mut disk = self.disk.lock();
         let disk = &mut *disk;
         let mut batch = core::mem::take(&mut disk.batch);
-        for request in self.requests.lock().list.iter_mut() {
+        let mut requests = self.requests.lock();
+        self.gather(&mut requests);
+        for request in requests.list.iter_mut() {
             if request.progress == Progress::Waiting {
                 request.progress = Progress::Writing;
                 let _ = batch.push_within_capacity(request.update);
             }
         }
+        drop(requests);
         let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
         // What is stuck, or owed, is not in one group with anything else: a cut may leave any part of a group.
         let mut is_ready = disk.places.stuck() == 0;

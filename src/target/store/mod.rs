@@ -4,14 +4,15 @@
 //!
 //! - [`open`]: what lies there; formatting, and bringing it into force;
 //! - [`load`]: all of the table, by [`window`]s;
-//! - [`commit`]: changes of it;
+//! - [`commit`]: changes of it; [`gather`]: many at once;
 //! - [`extend`]: more of it in use;
 //! - [`check`]: whether it is what it should be.
 //!
 //! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
 //! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
 //! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
-//! and no commit waits for queued work, only for a thread that is doing I/O.
+//! and no commit depends on queued work, only on a thread that is doing I/O. It waits for writes that are about to bring
+//! a request, a moment at most ([`gather`]).
 //!
 //! A table block is read back from the spare before it is changed, unless it was one of the last
 //! ones written: memory holds no copy of the table. All blocks that wait are written together, as a
@@ -22,6 +23,7 @@
 mod check;
 mod commit;
 mod extend;
+mod gather;
 mod load;
 mod open;
 mod window;
@@ -78,6 +80,8 @@ struct Requests {
     /// Capacity [`MAX_REQUESTS`], never grows.
     list: KVec<Request>,
     last_ticket: u64,
+    /// Those who have requests on the list.
+    callers: i64,
 }
 
 struct Disk {
@@ -142,6 +146,12 @@ pub(super) struct Store<'t> {
     /// A request was taken off the list.
     #[pin]
     room: CondVar,
+    /// Writes that are being recovered, but for those that wait for main: each may bring a request, or has. Goes down with `requests`
+    /// locked.
+    coming: Atomic<i64>,
+    /// One of them has brought it, or does not come.
+    #[pin]
+    arrived: CondVar,
     /// Held during metadata I/O; nothing that completes that I/O takes it.
     #[pin]
     disk: Mutex<Disk>,
@@ -238,10 +248,13 @@ impl<'t> Store<'t> {
                 Requests {
                     list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
                     last_ticket: 0,
+                    callers: 0,
                 },
                 "dm_remap::requests"
             ),
             room <- new_condvar!("dm_remap::room"),
+            coming: Atomic::new(0),
+            arrived <- new_condvar!("dm_remap::arrived"),
             disk <- new_mutex!(
                 Disk {
                     uuid: [0; 16],
