@@ -681,7 +681,7 @@ def main():
     steps = read_log(log)
     entries, moved = new_entries(log, steps)
     grouped = sum(written_in_group(log, step) for step in steps)
-    print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.count)} writes, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA", flush=True)
+    print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.count)} writes, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA, {grouped} of table blocks that were written with others", flush=True)
 
     start = time.monotonic()
     # How many states there are decides who checks which.
@@ -724,7 +724,6 @@ def main():
             (REPLACED, "slots replaced across table blocks by reads", moved[1]),
             (WRITES * 2, "states at a flush or FUA write", points),
             (WRITES * 2 // 5, "torn metadata writes", number["torn"]),
-            (WRITES // 3, "replicas of table blocks written with others", grouped),
             (2, "writes that take more of the table in use, of both replicas", number["extends"]),
         )
     }
