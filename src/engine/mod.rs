@@ -12,6 +12,7 @@
 //! - [`route`]: which sectors of a request go where.
 //! - [`recovery`]: what next, after a command failed.
 //! - [`slots`]: which slots are free, taken, or bad.
+//! - [`group`]: which table blocks are in memory, and written together.
 //! - [`identity`]: which device main is.
 //! - [`image`]: a whole region, judged.
 //! - [`grow`]: how a region becomes longer.
@@ -25,6 +26,7 @@ pub mod entries;
 pub mod fit;
 pub mod format;
 pub mod geometry;
+pub mod group;
 pub mod grow;
 pub mod identity;
 pub mod image;

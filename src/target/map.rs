@@ -171,6 +171,9 @@ impl Remap<'_> {
         if bio.is_nowait() {
             return bio.complete(BlkStatus::AGAIN);
         }
+        if bio.op() != Op::Read {
+            self.store.comes();
+        }
         bio.defer()
     }
 
@@ -283,6 +286,9 @@ impl Remap<'_> {
             (is_read || is_write && self.writable) && is_bad
         };
         if repeat {
+            if is_write {
+                self.store.comes();
+            }
             bio.defer()
         } else {
             bio.pass_on()

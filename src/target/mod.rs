@@ -206,7 +206,11 @@ impl Target for RemapTarget {
     }
 
     fn process(remap: &Remap<'_>, bio: DeferredBio<'_>) {
+        let is_write = bio.op() != dm::Op::Read;
         remap.recover(bio);
+        if is_write {
+            remap.store.has_come();
+        }
         if remap.writable {
             // The bio is through: nobody waits for this.
             remap.store.extend_ahead();

@@ -327,6 +327,12 @@ def new_entries(log, steps):
     return count, moved
 
 
+def written_in_group(log, step):
+    """Whether it is a change of a table block that is made durable by a flush of its own, with others."""
+    is_table = step.count == 8 and bytes(log[step.at:step.at + 8]) == b"RMAPTABL"
+    return is_table and not step.flags & (FLUSH_FLAG | FUA_FLAG) and struct.unpack_from("<Q", log, step.at + 40)[0] > 1
+
+
 # ---- The replay
 
 
@@ -674,7 +680,8 @@ def main():
     log = dm.read_all("/dev/log")
     steps = read_log(log)
     entries, moved = new_entries(log, steps)
-    print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.count)} writes, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA", flush=True)
+    grouped = sum(written_in_group(log, step) for step in steps)
+    print(f"# log: {len(steps)} entries, {sum(1 for s in steps if s.count)} writes, {sum(1 for s in steps if s.flags & 3)} of them flush or FUA, {grouped} of table blocks that were written with others", flush=True)
 
     start = time.monotonic()
     # How many states there are decides who checks which.

@@ -5,8 +5,8 @@
 . /host/lib.sh
 plan 8
 
-disk main 16
-disk spare 4
+disk main 32
+disk spare 24
 data /run/data 2048
 data /run/sector 1
 create r /dev/main /dev/spare unit_sectors 8
@@ -36,9 +36,8 @@ missed() {
 check "a commit that one replica misses succeeds" missed
 good spare "$second" $((second + 7))
 
-# An entry in another block, so that block 0 is not in memory any more. Then its good replica cannot be read.
-bad main 12000
-put /run/sector /dev/mapper/r 12000
+# Entries in 33 other blocks, so that block 0 is not in memory any more. Then its good replica cannot be read.
+message r mark 20000 $((33 * 126 * 8))
 bad spare "$first" $((first + 7))
 stale() {
 	not put /run/sector /dev/mapper/r 82

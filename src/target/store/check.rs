@@ -41,10 +41,10 @@ impl Store<'_> {
         self.flush();
         {
             let mut disk = self.disk.lock();
-            if let Some(number) = disk.stuck {
-                // Nothing else may be written before this block is.
+            // Nothing else may be written before these blocks are.
+            while let Some((place, number)) = disk.places.next(disk.places.stuck(), &mut None) {
                 found.damaged += g.areas().len() as u64;
-                if disk.loaded.is_some() || !self.rebuild(&mut disk, number, entries) {
+                if disk.places.is_loaded(place) || !self.rebuild(&mut disk, number, entries) {
                     return Err(EIO);
                 }
                 found.repaired += g.areas().len() as u64;
@@ -80,7 +80,7 @@ impl Store<'_> {
     }
 
     pub(super) fn check_superblocks(&self, disk: &mut Disk, found: &mut Checked) {
-        disk.loaded = None;
+        disk.places.forget();
         for copy in [0, 1] {
             let sector = self.sector(self.geometry.superblock_sector(copy));
             let Some(right) = as_block_mut(disk.superblock.bytes_mut(), 0) else {
@@ -120,7 +120,12 @@ impl Store<'_> {
             let sector = self.sector(self.geometry.table_sector(copy, number));
             found.blocks += 1;
             let read = self.spare.read(sector, BLOCK, &mut disk.other).is_ok();
-            if read && loaded && disk.other.bytes() == disk.block.bytes() {
+            let right = loaded.and_then(|place| disk.blocks.get_mut(place));
+            if read
+                && right
+                    .as_ref()
+                    .is_some_and(|b| disk.other.bytes() == b.bytes())
+            {
                 continue;
             }
             let other = as_block(disk.other.bytes(), 0).filter(|_| read);
@@ -128,12 +133,12 @@ impl Store<'_> {
                 format::table_generation(b, &disk.uuid, number, dm::crc32c).is_ok()
             });
             found.note(valid);
-            if loaded {
-                self.rewrite(sector, &mut disk.block, found);
+            if let Some(block) = right {
+                self.rewrite(sector, block, found);
             }
         }
-        // As long as another block is stuck, this one cannot be loaded, and its room is taken.
-        if !loaded && disk.stuck.is_none() && self.rebuild(disk, number, entries) {
+        // As long as another block is stuck, this one must not be written.
+        if loaded.is_none() && disk.places.stuck() == 0 && self.rebuild(disk, number, entries) {
             found.repaired += self.geometry.areas().len() as u64;
         }
     }
@@ -141,7 +146,12 @@ impl Store<'_> {
     /// Writes table block `number`, of which no replica is left, as memory has it.
     fn rebuild(&self, disk: &mut Disk, number: u64, entries: &Entries) -> bool {
         let (uuid, next) = (disk.uuid, disk.next_in_use(number));
-        let Ok(block) = disk.block() else {
+        disk.places.begin();
+        let Some(place) = disk.places.add(number) else {
+            return false;
+        };
+        let block = disk.blocks.get_mut(place);
+        let Some(block) = block.and_then(|b| as_block_mut(b.bytes_mut(), 0)) else {
             return false;
         };
         format::blank_table_block(block, &uuid, number, dm::crc32c);
@@ -176,8 +186,9 @@ impl Store<'_> {
             put(e.slot, State::Entry { unit, mask });
             true
         });
-        disk.loaded = Some(number);
-        self.update_block(disk, number, &[])
+        disk.places.set_loaded(place);
+        self.write_group(disk, |_, _| ());
+        !disk.places.is_stuck(number)
     }
 
     /// Adds the slots to `doubtful` whose records in block `number` are not what memory has.
@@ -188,10 +199,8 @@ impl Store<'_> {
         entries: &Entries,
         doubtful: &mut KVec<Slot>,
     ) {
-        if !self.load_block(disk, number) {
-            return;
-        }
-        let Some(block) = as_block(disk.block.bytes(), 0) else {
+        let place = self.load_block(disk, number);
+        let Some(block) = place.and_then(|place| disk.block(place)) else {
             return;
         };
         for index in 0..RECORDS_PER_BLOCK {
@@ -218,10 +227,8 @@ impl Store<'_> {
     pub(in super::super) fn has_record(&self, entry: &Entry) -> bool {
         let (number, index) = self.geometry.record_of(entry.slot);
         let mut disk = self.disk.lock();
-        if !self.load_block(&mut disk, number) {
-            return false;
-        }
-        let block = as_block(disk.block.bytes(), 0);
+        let place = self.load_block(&mut disk, number);
+        let block = place.and_then(|place| disk.block(place));
         let state = block.map(|b| format::record(b, number, index, &self.geometry));
         let (unit, mask) = (entry.unit, entry.mask);
         state == Some(Ok(State::Entry { unit, mask }))

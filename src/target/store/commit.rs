@@ -6,6 +6,7 @@ use super::{as_block, as_block_mut, Disk, Progress, Request, Store, BLOCK, MAX_R
 use crate::dm::{self, BlkStatus, Durability};
 use crate::engine::{
     format::{self, Block, Update},
+    group::{only, Set},
     Slot,
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
@@ -29,6 +30,8 @@ impl Store<'_> {
             while requests.list.len() + updates.len() > MAX_REQUESTS {
                 self.room.wait(&mut requests);
             }
+            requests.callers += 1;
+            self.arrived.notify_all();
             let first = requests.last_ticket + 1;
             for update in updates {
                 requests.last_ticket += 1;
@@ -51,6 +54,7 @@ impl Store<'_> {
             done += usize::from(ours && r.progress == Progress::Done(true));
             !ours
         });
+        requests.callers -= 1;
         self.room.notify_all();
         done == updates.len()
     }
@@ -87,42 +91,57 @@ impl Store<'_> {
         self.with_slots(|s| slots.iter().for_each(|slot| s.release(*slot)));
     }
 
-    /// Writes what waits, and a block that could not be written before. May sleep.
+    /// Writes what waits, and blocks that could not be written before. May sleep.
     ///
     /// Returns whether nothing is left to be written.
     pub(in super::super) fn flush(&self) -> bool {
         let mut disk = self.disk.lock();
+        let disk = &mut *disk;
         let mut batch = core::mem::take(&mut disk.batch);
-        for request in self.requests.lock().list.iter_mut() {
+        let mut requests = self.requests.lock();
+        self.gather(&mut requests);
+        for request in requests.list.iter_mut() {
             if request.progress == Progress::Waiting {
                 request.progress = Progress::Writing;
-                let _ = batch.push_within_capacity((request.ticket, request.update));
+                let _ = batch.push_within_capacity(request.update);
             }
         }
+        drop(requests);
         let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
-        if let Some(number) = disk.stuck {
-            self.update_block(&mut disk, number, &[]);
+        // What is stuck, or owed, is not in one group with anything else: a cut may leave any part of a group.
+        let mut is_ready = disk.places.stuck() == 0;
+        if !is_ready {
+            disk.places.begin_with_stuck();
+            is_ready = self.write_group(disk, |_, _| ());
         }
-        while let Some(number) = disk.owed.first().map(block_of) {
-            if disk.stuck.is_some() || !self.update_block(&mut disk, number, &[]) {
-                break;
+        while is_ready && !disk.owed.is_empty() {
+            disk.places.begin();
+            for update in &disk.owed {
+                let _ = disk.places.add(block_of(update));
             }
+            is_ready = self.write_group(disk, |_, _| ());
         }
-        while let Some(number) = batch.first().map(|(_, update)| block_of(update)) {
-            let done = disk.stuck.is_none() && self.update_block(&mut disk, number, &batch);
-            let mut requests = self.requests.lock();
-            for (ticket, _) in batch
-                .iter()
-                .filter(|(_, update)| block_of(update) == number)
-            {
-                if let Some(r) = requests.list.iter_mut().find(|r| r.ticket == *ticket) {
-                    r.progress = Progress::Done(done);
+        while !batch.is_empty() {
+            disk.places.begin();
+            if is_ready {
+                for update in &batch {
+                    let _ = disk.places.add(block_of(update));
+                }
+                is_ready = self.write_updates(disk, &batch);
+            }
+            // Without a group, all of them failed.
+            let failed = disk.places.group() == 0;
+            let is_over = |update: &Update| failed || disk.places.is_in_group(block_of(update));
+            for r in self.requests.lock().list.iter_mut() {
+                if r.progress == Progress::Writing && is_over(&r.update) {
+                    let stuck = disk.places.is_stuck(block_of(&r.update));
+                    r.progress = Progress::Done(!failed && !stuck);
                 }
             }
-            batch.retain(|(_, update)| block_of(update) != number);
+            batch.retain(|update| !is_over(update));
         }
         disk.batch = batch;
-        if disk.stuck.is_some() {
+        if !is_ready {
             return false;
         }
         // Nothing is left on the spare of what was not acknowledged.
@@ -136,121 +155,181 @@ impl Store<'_> {
         true
     }
 
-    /// Applies those of `updates` that belong to block `number` and writes it to the replicas.
-    pub(super) fn update_block(
-        &self,
-        disk: &mut Disk,
-        number: u64,
-        updates: &[(u64, Update)],
-    ) -> bool {
+    /// Makes those of `updates` that belong to the blocks of the group, as [`Self::write_group`].
+    fn write_updates(&self, disk: &mut Disk, updates: &[Update]) -> bool {
         let now = dm::unix_seconds();
-        self.change_block(disk, number, |block| {
-            for (_, update) in updates {
-                let (of, index) = self.geometry.record_of(update.slot);
-                if of == number {
-                    format::set_record(block, index, update, now);
-                }
-            }
+        self.write_group(disk, |number, block| {
+            self.set_records(block, number, updates, now);
         })
     }
 
-    /// Makes a change to block `number` and writes it to the replicas.
-    pub(super) fn change_block(
-        &self,
-        disk: &mut Disk,
-        number: u64,
-        change: impl FnOnce(&mut Block),
-    ) -> bool {
-        let done = self.load_block(disk, number) && self.write_block(disk, number, change);
-        disk.stuck = (!done).then_some(number);
-        self.degraded.store(!done, Relaxed);
-        self.commits.add(u64::from(done));
-        done
-    }
-
-    /// Makes `disk.block` the newest valid replica of block `number`.
-    pub(super) fn load_block(&self, disk: &mut Disk, number: u64) -> bool {
-        if disk.loaded == Some(number) {
-            return true;
-        }
-        if disk.stuck.is_some_and(|stuck| stuck != number) {
-            // `block` may have the only good copy of that one.
-            return false;
-        }
-        disk.loaded = None;
-        let mut best = None;
-        for copy in 0..self.geometry.areas().len() {
-            let sector = self.sector(self.geometry.table_sector(copy, number));
-            if self.spare.read(sector, BLOCK, &mut disk.other).is_err() {
-                self.errors.add(1);
-                continue;
-            }
-            let other = as_block(disk.other.bytes(), 0);
-            let Some(generation) = other
-                .and_then(|b| format::table_generation(b, &disk.uuid, number, dm::crc32c).ok())
-            else {
-                self.errors.add(1);
-                continue;
-            };
-            let least = best.unwrap_or(disk.generation(number));
-            if generation > least || (generation == least && best.is_none()) {
-                best = Some(generation);
-                core::mem::swap(&mut disk.block, &mut disk.other);
-            }
-        }
-        if let Some(generation) = best {
-            disk.loaded = Some(number);
-            disk.set_generation(number, generation);
-        }
-        best.is_some()
-    }
-
-    /// Makes a change, and what is owed, to block `number`, which is loaded, and writes it to all replicas, one after
-    /// the other.
-    ///
-    /// `false`: no replica took it, and the block in memory is as it was but for its generation.
-    fn write_block(&self, disk: &mut Disk, number: u64, change: impl FnOnce(&mut Block)) -> bool {
-        let step = 1 + u64::from(disk.ahead);
-        let next = disk.generation(number).checked_add(step);
-        let Some(generation) = next.filter(|g| *g != u64::MAX) else {
-            // Only a forged block comes that far, and the last generation is not a valid one.
-            return false;
-        };
-        disk.set_generation(number, generation);
-        let (Some(block), Some(before)) = (
-            as_block_mut(disk.block.bytes_mut(), 0),
-            as_block_mut(disk.other.bytes_mut(), 0),
-        ) else {
-            return false;
-        };
-        *before = *block;
-        let now = dm::unix_seconds();
-        for update in &disk.owed {
+    /// Makes those of `updates` that belong to block `number`.
+    fn set_records(&self, block: &mut Block, number: u64, updates: &[Update], now: u64) {
+        for update in updates {
             let (of, index) = self.geometry.record_of(update.slot);
             if of == number {
                 format::set_record(block, index, update, now);
             }
         }
-        change(block);
-        format::seal_table_block(block, generation, dm::crc32c);
-        let mut written = 0;
+    }
+
+    /// Makes a change to block `number` and writes it to the replicas, if nothing is stuck.
+    pub(super) fn change_block(
+        &self,
+        disk: &mut Disk,
+        number: u64,
+        change: impl Fn(&mut Block),
+    ) -> bool {
+        disk.places.begin();
+        disk.places.stuck() == 0
+            && disk.places.add(number).is_some()
+            && self.write_group(disk, |_, block| change(block))
+    }
+
+    /// Makes table block `number` a group of its own, and brings its newest valid replica to memory, where it is the one in
+    /// the place that is returned.
+    pub(super) fn load_block(&self, disk: &mut Disk, number: u64) -> Option<usize> {
+        disk.places.begin();
+        let place = disk.places.add(number)?;
+        self.load_place(disk, place, number).then_some(place)
+    }
+
+    /// Has block `number`, whose place is `place`, in memory.
+    fn load_place(&self, disk: &mut Disk, place: usize, number: u64) -> bool {
+        if disk.places.is_loaded(place) {
+            return true;
+        }
         for copy in 0..self.geometry.areas().len() {
             let sector = self.sector(self.geometry.table_sector(copy, number));
-            let done = self
-                .spare
-                .write(sector, BLOCK, &mut disk.block, Durability::Durable);
-            written += u32::from(done.is_ok());
-            self.note_replica(&mut disk.failing, copy, done);
+            let read = self.spare.read(sector, BLOCK, &mut disk.other);
+            let other = as_block(disk.other.bytes(), 0).filter(|_| read.is_ok());
+            let found = other
+                .and_then(|b| format::table_generation(b, &disk.uuid, number, dm::crc32c).ok());
+            self.errors.add(u64::from(found.is_none()));
+            // One with a lower generation missed a write. One with a higher generation was written before a cut, and could
+            // not be read after it: what it says never came into force.
+            if found == Some(disk.generation(number)) {
+                if let Some(block) = disk.blocks.get_mut(place) {
+                    core::mem::swap(block, &mut disk.other);
+                    disk.places.set_loaded(place);
+                    return true;
+                }
+            }
         }
-        if written > 0 {
-            let block_of = |update: &Update| self.geometry.record_of(update.slot).0;
-            disk.owed.retain(|update| block_of(update) != number);
-        } else {
-            // It may have reached a medium all the same. The next write of this block, which comes
-            // before any other, takes back what was not acknowledged.
-            core::mem::swap(&mut disk.block, &mut disk.other);
+        false
+    }
+
+    /// Makes a change, and what is owed, to the blocks of the group, and writes them to all replicas, one after the other:
+    /// all blocks to the first, and when they are durable, all to the next.
+    ///
+    /// A block that no replica took is stuck from then on, and in memory is as it was but for its generation. Returns whether
+    /// nothing is stuck.
+    pub(super) fn write_group(&self, disk: &mut Disk, change: impl Fn(u64, &mut Block)) -> bool {
+        let step = 1 + u64::from(disk.ahead);
+        let group = disk.places.group();
+        let (mut wanted, mut at) = (0, None);
+        while let Some((place, number)) = disk.places.next(group, &mut at) {
+            if !self.load_place(disk, place, number) {
+                continue;
+            }
+            // Only a forged block comes so far as the last generation, which is not a valid one.
+            let next = disk.generation(number).checked_add(step);
+            if let Some(generation) = next.filter(|g| *g != u64::MAX) {
+                disk.set_generation(number, generation);
+                wanted |= only(place);
+            }
         }
-        written > 0
+        let taken = match wanted {
+            0 => 0,
+            _ => self.write_replicas(disk, wanted, &change),
+        };
+        disk.places.end(taken);
+        let is_ready = disk.places.stuck() == 0;
+        self.degraded.store(!is_ready, Relaxed);
+        self.commits.add(u64::from(taken != 0));
+        is_ready
+    }
+
+    /// Writes these of the group. Returns those that a replica took; they are in memory as they are there.
+    fn write_replicas(
+        &self,
+        disk: &mut Disk,
+        wanted: Set,
+        change: &impl Fn(u64, &mut Block),
+    ) -> Set {
+        // A block alone comes with its flushes.
+        let is_alone = wanted.is_power_of_two();
+        let durability = match is_alone {
+            true => Durability::Durable,
+            false => Durability::Cached,
+        };
+        let flush = || match is_alone {
+            true => Ok(()),
+            false => self.spare.device().flush(),
+        };
+        let now = dm::unix_seconds();
+        let (mut taken, mut composed) = (0, None);
+        // Whether all is durable that was written before: the slots, above all, and the replica before this one.
+        let mut before = Err(BlkStatus::IOERR);
+        for copy in 0..self.geometry.areas().len() {
+            before = before.or_else(|_| flush());
+            let (mut written, mut result, mut at) = (0, before, None);
+            while let Some((place, number)) = disk.places.next(wanted, &mut at) {
+                let done = before.and_then(|()| {
+                    if composed.replace(place) != Some(place) {
+                        self.compose(disk, place, number, now, change);
+                    }
+                    let sector = self.sector(self.geometry.table_sector(copy, number));
+                    self.spare.write(sector, BLOCK, &mut disk.other, durability)
+                });
+                match done {
+                    Ok(()) => written |= only(place),
+                    Err(_) => result = result.and(done),
+                }
+            }
+            before = before.and_then(|()| flush());
+            if before.is_err() {
+                written = 0;
+            }
+            taken |= written;
+            self.errors.add((wanted & !written).count_ones().into());
+            self.note_replica(&mut disk.failing, copy, result.and(before));
+        }
+        let mut at = None;
+        while let Some((place, number)) = disk.places.next(taken, &mut at) {
+            if composed.take() != Some(place) {
+                self.compose(disk, place, number, now, change);
+            }
+            if let Some(block) = disk.blocks.get_mut(place) {
+                core::mem::swap(block, &mut disk.other);
+            }
+        }
+        let places = &disk.places;
+        disk.owed.retain(|update| {
+            let place = places.find(self.geometry.record_of(update.slot).0);
+            place.is_none_or(|place| taken & only(place) == 0)
+        });
+        taken
+    }
+
+    /// Makes `disk.other` block `number`, which is in `place`, with what is owed and a change.
+    fn compose(
+        &self,
+        disk: &mut Disk,
+        place: usize,
+        number: u64,
+        now: u64,
+        change: &impl Fn(u64, &mut Block),
+    ) {
+        let generation = disk.generation(number);
+        let old = disk.blocks.get(place).and_then(|b| as_block(b.bytes(), 0));
+        let new = as_block_mut(disk.other.bytes_mut(), 0);
+        if let (Some(old), Some(new)) = (old, new) {
+            *new = *old;
+            self.set_records(new, number, &disk.owed, now);
+            change(number, new);
+            format::seal_table_block(new, generation, dm::crc32c);
+        }
     }
 
     /// Replica `copy` was written, or not. The log has the first time, and the end of it, whatever else it has.
@@ -267,18 +346,16 @@ impl Store<'_> {
                 );
             }
             Ok(()) => (),
-            Err(status) => {
-                self.errors.add(1);
-                if !failed {
-                    *failing |= bit;
-                    pr_warn!(
-                        "{}: metadata replica {} cannot be written: {:?}\n",
-                        self.name(),
-                        copy,
-                        status
-                    );
-                }
+            Err(status) if !failed => {
+                *failing |= bit;
+                pr_warn!(
+                    "{}: metadata replica {} cannot be written: {:?}\n",
+                    self.name(),
+                    copy,
+                    status
+                );
             }
+            Err(_) => (),
         }
     }
 }

@@ -46,7 +46,7 @@ impl Store<'_> {
             return false;
         };
         // Something else may have failed meanwhile, and must be written before.
-        let is_ready = disk.stuck.is_none() && disk.owed.is_empty();
+        let is_ready = disk.places.stuck() == 0 && disk.owed.is_empty();
         let count = next.saturating_sub(from) as usize;
         let has_room = disk.generations.reserve(count, GFP_KERNEL).is_ok()
             && disk.parts.reserve(1, GFP_KERNEL).is_ok();
@@ -153,6 +153,7 @@ impl Store<'_> {
                 .spare
                 .write(sector(copy), BLOCK, &mut disk.other, Durability::Cached);
             written += u32::from(done.is_ok());
+            self.errors.add(u64::from(done.is_err()));
             self.note_replica(&mut disk.failing, copy, done);
         }
         written > 0 && disk.generations.push_within_capacity(generation).is_ok()

@@ -8,6 +8,7 @@ use crate::engine::{
     entries::{sort_by_unit, Entry, Loss},
     format::{self, Block, Cause, State, Superblock, Update},
     geometry::{mask_of, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES},
+    group::Places,
     image::{self, Finding, Seen, Settled, Severity, Standing},
     Slot, Unit,
 };
@@ -29,8 +30,7 @@ impl Store<'_> {
         let mut list = KVVec::<Entry>::new();
         let mut losses = KVVec::<Loss>::new();
         let mut damaged = KVVec::new();
-        disk.loaded = None;
-        disk.stuck = None;
+        disk.places = Places::default();
         disk.owed.clear();
         disk.generations.clear();
         disk.parts.clear();

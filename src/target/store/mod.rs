@@ -4,22 +4,26 @@
 //!
 //! - [`open`]: what lies there; formatting, and bringing it into force;
 //! - [`load`]: all of the table, by [`window`]s;
-//! - [`commit`]: changes of it;
+//! - [`commit`]: changes of it; [`gather`]: many at once;
 //! - [`extend`]: more of it in use;
 //! - [`check`]: whether it is what it should be.
 //!
 //! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
 //! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
 //! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
-//! and no commit waits for queued work, only for a thread that is doing I/O.
+//! and no commit depends on queued work, only on a thread that is doing I/O. It waits for writes that are about to bring
+//! a request, a moment at most ([`gather`]).
 //!
-//! A table block is read back from the spare before it is changed, unless it was the last one
-//! written: memory holds no copy of the table. Its replicas are written one after the other, each
-//! durably (`REQ_PREFLUSH | REQ_FUA`), which also makes the slots durable that were written before.
+//! A table block is read back from the spare before it is changed, unless it was one of the last
+//! ones written: memory holds no copy of the table. All blocks that wait are written together, as a
+//! group, to one replica after the other: a flush makes the slots durable that were written before,
+//! and one after each replica makes that durable before the next is begun. A block alone is written
+//! with `REQ_PREFLUSH | REQ_FUA`, which is the same.
 
 mod check;
 mod commit;
 mod extend;
+mod gather;
 mod load;
 mod open;
 mod window;
@@ -32,6 +36,7 @@ use crate::dm::{IoBuffer, TargetInfo};
 use crate::engine::{
     format::{Block, Update, Uuid},
     geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, RECORDS_PER_BLOCK},
+    group::{Places, PLACES},
     identity::Identity,
     image::Finding,
     slots::SlotMap,
@@ -75,14 +80,20 @@ struct Requests {
     /// Capacity [`MAX_REQUESTS`], never grows.
     list: KVec<Request>,
     last_ticket: u64,
+    /// Those who have requests on the list.
+    callers: i64,
 }
 
 struct Disk {
     uuid: Uuid,
     /// Copy 0 of the superblock as it should be on the spare.
     superblock: IoBuffer,
-    /// The table block in `block`, as it is on the spare unless `stuck`.
-    loaded: Option<u64>,
+    /// Which table blocks are in `blocks`, as they are on the spare. What is stuck there is what no replica could be read or
+    /// written of. Nothing else may be written before that is, with a higher generation: what could not be written may
+    /// be there all the same.
+    places: Places,
+    /// Capacity and length [`PLACES`].
+    blocks: KVec<IoBuffer>,
     /// Of each table block in use, the generation that was read or written last. A replica with a lower
     /// one missed a write, and must not be taken for the block.
     generations: KVVec<u64>,
@@ -95,16 +106,12 @@ struct Disk {
     owed: KVVec<Update>,
     /// One bit for each replica that could not be written last.
     failing: u32,
-    /// A table block that no replica could be read or written of. Nothing else may be written before
-    /// this block is, with a higher generation: what could not be written may be there all the same.
-    stuck: Option<u64>,
-    block: IoBuffer,
-    /// Another block's room: a replica to compare, or `block` before a change.
+    /// Another block's room: a replica to compare, or one of `blocks` with a change.
     other: IoBuffer,
     /// Room for [`CHUNK`] new blocks.
     chunk: IoBuffer,
     /// Capacity [`MAX_REQUESTS`], never grows.
-    batch: KVec<(u64, Update)>,
+    batch: KVec<Update>,
 }
 
 /// Slots that no entry has, and that must not be given out yet.
@@ -139,11 +146,17 @@ pub(super) struct Store<'t> {
     /// A request was taken off the list.
     #[pin]
     room: CondVar,
+    /// Writes that are being recovered, but for those that wait for main: each may bring a request, or has. Goes down with `requests`
+    /// locked.
+    coming: Atomic<i64>,
+    /// One of them has brought it, or does not come.
+    #[pin]
+    arrived: CondVar,
     /// Held during metadata I/O; nothing that completes that I/O takes it.
     #[pin]
     disk: Mutex<Disk>,
     degraded: Atomic<bool>,
-    /// Table blocks committed.
+    /// Commits: table blocks written, alone or many together.
     pub(super) commits: Counter,
     /// Replicas that could not be written or read.
     pub(super) errors: Counter,
@@ -182,8 +195,9 @@ impl Disk {
         }
     }
 
-    fn block(&mut self) -> Result<&mut Block> {
-        as_block_mut(self.block.bytes_mut(), 0).ok_or(EINVAL)
+    /// The table block in this place.
+    fn block(&self, place: usize) -> Option<&Block> {
+        as_block(self.blocks.get(place)?.bytes(), 0)
     }
 
     /// Table blocks in use.
@@ -234,22 +248,24 @@ impl<'t> Store<'t> {
                 Requests {
                     list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
                     last_ticket: 0,
+                    callers: 0,
                 },
                 "dm_remap::requests"
             ),
             room <- new_condvar!("dm_remap::room"),
+            coming: Atomic::new(0),
+            arrived <- new_condvar!("dm_remap::arrived"),
             disk <- new_mutex!(
                 Disk {
                     uuid: [0; 16],
                     superblock: IoBuffer::new(BLOCK_SIZE)?,
-                    loaded: None,
+                    places: Places::default(),
+                    blocks: Self::blocks()?,
                     generations: KVVec::new(),
                     parts: KVVec::new(),
                     ahead: false,
                     owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
                     failing: 0,
-                    stuck: None,
-                    block: IoBuffer::new(BLOCK_SIZE)?,
                     other: IoBuffer::new(BLOCK_SIZE)?,
                     chunk: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
                     batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
@@ -260,6 +276,15 @@ impl<'t> Store<'t> {
             commits: Counter::new(),
             errors: Counter::new(),
         })
+    }
+
+    /// Room for the table blocks in memory. May sleep.
+    fn blocks() -> Result<KVec<IoBuffer>> {
+        let mut blocks = KVec::with_capacity(PLACES, GFP_KERNEL)?;
+        for _ in 0..PLACES {
+            blocks.push(IoBuffer::new(BLOCK_SIZE)?, GFP_KERNEL)?;
+        }
+        Ok(blocks)
     }
 
     /// Words for the slots of `in_use` table blocks. May sleep.

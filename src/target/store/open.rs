@@ -7,6 +7,7 @@ use crate::dm::{self, BlkStatus, Device, Durability, IoBuffer, Refused};
 use crate::engine::{
     format::{self, Block, Superblock},
     geometry::{BLOCK_SECTORS, BLOCK_SIZE},
+    group::Places,
     image::{self, Found, Severity},
 };
 use crate::target::entries::Entries;
@@ -150,7 +151,7 @@ impl Store<'_> {
         let uuid = dm::random_bytes();
         let mut disk = self.disk.lock();
         disk.uuid = uuid;
-        disk.loaded = None;
+        disk.places = Places::default();
         disk.generations.clear();
         disk.generations
             .reserve(g.first_part() as usize, GFP_KERNEL)?;
