@@ -61,8 +61,7 @@ impl IoBuffer {
 pub(crate) enum Durability {
     /// The device has it, maybe in its cache only.
     Cached,
-    /// All that the device completed before was on its medium before this write was, and this write is now (`REQ_PREFLUSH |
-    /// REQ_FUA`).
+    /// It is on the device's medium (`REQ_FUA`).
     Durable,
 }
 
@@ -82,7 +81,6 @@ impl Device<'_> {
     }
 
     /// Writes `sectors` sectors to `sector` from the beginning of `buffer`. May sleep.
-    ///
     pub(crate) fn write(
         &self,
         sector: u64,
@@ -92,7 +90,7 @@ impl Device<'_> {
     ) -> Result<(), BlkStatus> {
         let mut flags = bindings::REQ_META | bindings::REQ_SYNC;
         if durability == Durability::Durable {
-            flags |= bindings::REQ_PREFLUSH | bindings::REQ_FUA;
+            flags |= bindings::REQ_FUA;
         }
         let op = kernel::bindings::req_op_REQ_OP_WRITE | flags;
         self.transfer(op, sector, buffer.sectors(sectors)?)

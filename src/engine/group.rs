@@ -89,6 +89,11 @@ impl Places {
         self.loaded & only(place) != 0
     }
 
+    /// Whether one of these is.
+    pub fn any_is_loaded(&self, of: Set) -> bool {
+        self.loaded & of != 0
+    }
+
     /// The block of this place is in memory.
     pub fn set_loaded(&mut self, place: usize) {
         self.loaded |= only(place);

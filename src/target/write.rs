@@ -36,12 +36,10 @@ impl Remap<'_> {
         part: Part,
         writing: &mut Writing,
     ) -> Result<(), BlkStatus> {
-        let aside = self.store.aside();
         let _guard = self.units.lock(part.unit);
         // A bio that was never submitted has no error of main's to give.
         let mut error = bio.status().check().err().unwrap_or(BlkStatus::MEDIUM);
         if let Some(entry) = self.entries.get(part.unit) {
-            drop(aside);
             return self.write_to_slot(bio, part, entry, error);
         }
         // Seen from the bio's start.
@@ -89,7 +87,6 @@ impl Remap<'_> {
             }
             self.main_refused(part.unit);
         }
-        drop(aside);
         match self.write_to_new_slot(bio, part, bits, error) {
             // Main was not asked, for its neighbours' sake; it is now.
             Err(_) if !steps.asks() && writing.ask_after_all() => self

@@ -41,10 +41,14 @@ impl Store<'_> {
         self.flush();
         {
             let mut disk = self.disk.lock();
-            // Nothing else may be written before these blocks are.
-            while let Some((place, number)) = disk.places.next(disk.places.stuck(), &mut None) {
+            let stuck = disk.places.stuck();
+            // Of these a change may have reached the spare: nothing else may be written before they are.
+            if disk.places.any_is_loaded(stuck) {
+                return Err(EIO);
+            }
+            while let Some((_, number)) = disk.places.next(disk.places.stuck(), &mut None) {
                 found.damaged += g.areas().len() as u64;
-                if disk.places.is_loaded(place) || !self.rebuild(&mut disk, number, entries) {
+                if !self.rebuild(&mut disk, number, entries) {
                     return Err(EIO);
                 }
                 found.repaired += g.areas().len() as u64;
@@ -100,11 +104,14 @@ impl Store<'_> {
         }
     }
 
-    fn rewrite(&self, sector: Sector<OnSpare>, block: &mut IoBuffer, found: &mut Checked) {
-        match self.spare.write(sector, BLOCK, block, Durability::Durable) {
+    /// Returns whether it was.
+    fn rewrite(&self, sector: Sector<OnSpare>, block: &mut IoBuffer, found: &mut Checked) -> bool {
+        let done = self.spare.write(sector, BLOCK, block, Durability::Durable);
+        match done {
             Ok(()) => found.repaired += 1,
             Err(_) => self.errors.add(1),
         }
+        done.is_ok()
     }
 
     /// Makes all replicas of table block `number` the newest one, or what memory has if there is none.
@@ -126,6 +133,7 @@ impl Store<'_> {
                     .as_ref()
                     .is_some_and(|b| disk.other.bytes() == b.bytes())
             {
+                disk.note(number, |block| block.set_missed(copy, false));
                 continue;
             }
             let other = as_block(disk.other.bytes(), 0).filter(|_| read);
@@ -134,7 +142,8 @@ impl Store<'_> {
             });
             found.note(valid);
             if let Some(block) = right {
-                self.rewrite(sector, block, found);
+                let is_right = self.rewrite(sector, block, found);
+                disk.note(number, |block| block.set_missed(copy, !is_right));
             }
         }
         // As long as another block is stuck, this one must not be written.

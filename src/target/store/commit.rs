@@ -6,10 +6,69 @@ use super::{as_block, as_block_mut, Disk, Progress, Request, Store, BLOCK, MAX_R
 use crate::dm::{self, BlkStatus, Durability};
 use crate::engine::{
     format::{self, Block, Update},
+    geometry::MAX_COPIES,
     group::{only, Set},
     Slot,
 };
 use kernel::{prelude::*, sync::atomic::Relaxed};
+
+/// By how much the generation grows as long as a replica may be ahead: by more than it can be.
+const AHEAD: u64 = 1 << 20;
+/// Failures one after the other, after which a replica is not asked for the rest of a group: each may take half a minute.
+const TOO_MANY: u32 = 2;
+
+/// What came of writing a group to one replica of each block.
+struct Replica {
+    /// Those that it was given in this turn, and those that it did not take, in any.
+    given: Set,
+    failed: Set,
+    failures_in_a_row: u32,
+    /// The first error of this turn.
+    result: Result<(), BlkStatus>,
+}
+
+impl Replica {
+    const fn new() -> Self {
+        Self {
+            given: 0,
+            failed: 0,
+            failures_in_a_row: 0,
+            result: Ok(()),
+        }
+    }
+
+    /// Whether there is any, for the next block.
+    fn hope(&self) -> Result<(), BlkStatus> {
+        match self.failures_in_a_row < TOO_MANY {
+            true => Ok(()),
+            false => Err(BlkStatus::IOERR),
+        }
+    }
+
+    /// It was given the block of one place.
+    fn note(&mut self, place: Set, done: Result<(), BlkStatus>) {
+        self.given |= place;
+        self.result = self.result.and(done);
+        match done {
+            Ok(()) => self.failures_in_a_row = 0,
+            Err(_) => {
+                self.failed |= place;
+                self.failures_in_a_row += 1;
+            }
+        }
+    }
+
+    /// The turn is over, and what was written in it is durable, or not. Returns what was written, and the first error, if it was
+    /// given anything.
+    fn end_turn(&mut self, durable: Result<(), BlkStatus>) -> Option<(Set, Result<(), BlkStatus>)> {
+        let given = core::mem::take(&mut self.given);
+        let result = core::mem::replace(&mut self.result, Ok(())).and(durable);
+        if durable.is_err() {
+            self.failed |= given;
+        }
+        (given != 0).then_some((given & !self.failed, result))
+    }
+}
 
 impl Store<'_> {
     /// Whether commits are likely to succeed: nothing is left that could not be written. May sleep.
@@ -31,6 +90,7 @@ impl Store<'_> {
                 self.room.wait(&mut requests);
             }
             requests.callers += 1;
+            requests.arrivals += 1;
             self.arrived.notify_all();
             let first = requests.last_ticket + 1;
             for update in updates {
@@ -45,7 +105,11 @@ impl Store<'_> {
             }
             first..=requests.last_ticket
         };
-        self.flush();
+        let mut disk = self.disk.lock();
+        if self.has_waiting(|r| tickets.contains(&r.ticket)) {
+            self.flush_with(&mut disk);
+        }
+        drop(disk);
         let mut requests = self.requests.lock();
         // Whoever held `disk` before us, or we, wrote all that was on the list by then.
         let mut done = 0;
@@ -95,13 +159,23 @@ impl Store<'_> {
     ///
     /// Returns whether nothing is left to be written.
     pub(in super::super) fn flush(&self) -> bool {
-        let mut disk = self.disk.lock();
-        let disk = &mut *disk;
+        self.flush_with(&mut self.disk.lock())
+    }
+
+    /// Whether requests of this kind are on the list that nobody has begun to write.
+    fn has_waiting(&self, is_meant: impl Fn(&Request) -> bool) -> bool {
+        let requests = self.requests.lock();
+        let mut waiting = requests.list.iter().filter(|r| r.is_waiting());
+        waiting.any(is_meant)
+    }
+
+    /// As [`Self::flush`].
+    fn flush_with(&self, disk: &mut Disk) -> bool {
         let mut batch = core::mem::take(&mut disk.batch);
         let mut requests = self.requests.lock();
         self.gather(&mut requests);
         for request in requests.list.iter_mut() {
-            if request.progress == Progress::Waiting {
+            if request.is_waiting() {
                 request.progress = Progress::Writing;
                 let _ = batch.push_within_capacity(request.update);
             }
@@ -206,9 +280,9 @@ impl Store<'_> {
             let found = other
                 .and_then(|b| format::table_generation(b, &disk.uuid, number, dm::crc32c).ok());
             self.errors.add(u64::from(found.is_none()));
-            // One with a lower generation missed a write. One with a higher generation was written before a cut, and could
-            // not be read after it: what it says never came into force.
-            if found == Some(disk.generation(number)) {
+            // One with a lower generation missed a write. One with a higher generation could not be read when the entries
+            // were loaded: what it says is not in force, and never will be (`Disk::ahead`).
+            if found == Some(disk.table_block(number).generation) {
                 if let Some(block) = disk.blocks.get_mut(place) {
                     core::mem::swap(block, &mut disk.other);
                     disk.places.set_loaded(place);
@@ -225,7 +299,7 @@ impl Store<'_> {
     /// A block that no replica took is stuck from then on, and in memory is as it was but for its generation. Returns whether
     /// nothing is stuck.
     pub(super) fn write_group(&self, disk: &mut Disk, change: impl Fn(u64, &mut Block)) -> bool {
-        let step = 1 + u64::from(disk.ahead);
+        let step = if disk.ahead { AHEAD } else { 1 };
         let group = disk.places.group();
         let (mut wanted, mut at) = (0, None);
         while let Some((place, number)) = disk.places.next(group, &mut at) {
@@ -233,9 +307,9 @@ impl Store<'_> {
                 continue;
             }
             // Only a forged block comes so far as the last generation, which is not a valid one.
-            let next = disk.generation(number).checked_add(step);
+            let next = disk.table_block(number).generation.checked_add(step);
             if let Some(generation) = next.filter(|g| *g != u64::MAX) {
-                disk.set_generation(number, generation);
+                disk.note(number, |block| block.generation = generation);
                 wanted |= only(place);
             }
         }
@@ -251,50 +325,61 @@ impl Store<'_> {
     }
 
     /// Writes these of the group. Returns those that a replica took; they are in memory as they are there.
+    ///
+    /// The slots are made durable before all else, and what one replica of a block got before the next one is begun. Those that
+    /// missed a block's last write get it first: so a cut never tears the only replica that has all that was acknowledged.
     fn write_replicas(
         &self,
         disk: &mut Disk,
         wanted: Set,
         change: &impl Fn(u64, &mut Block),
     ) -> Set {
-        // A block alone comes with its flushes.
+        // What is written alone needs no flush of all that the spare has.
         let is_alone = wanted.is_power_of_two();
         let durability = match is_alone {
             true => Durability::Durable,
             false => Durability::Cached,
         };
-        let flush = || match is_alone {
-            true => Ok(()),
-            false => self.spare.device().flush(),
-        };
+        let flush = || self.spare.device().flush();
+        if flush().is_err() {
+            // What was written to slots may be gone.
+            self.errors.add(1);
+            return 0;
+        }
         let now = dm::unix_seconds();
         let (mut taken, mut composed) = (0, None);
-        // Whether all is durable that was written before: the slots, above all, and the replica before this one.
-        let mut before = Err(BlkStatus::IOERR);
-        for copy in 0..self.geometry.areas().len() {
+        let mut replicas = [const { Replica::new() }; MAX_COPIES as usize];
+        // Whether all is durable that was written in the turns before this one.
+        let mut before = Ok(());
+        for turn in 0..self.geometry.areas().len() {
             before = before.or_else(|_| flush());
-            let (mut written, mut result, mut at) = (0, before, None);
+            let mut at = None;
             while let Some((place, number)) = disk.places.next(wanted, &mut at) {
-                let done = before.and_then(|()| {
+                let copy = self.replica_at(turn, disk.table_block(number).missed);
+                let Some(replica) = replicas.get_mut(copy) else {
+                    continue;
+                };
+                let done = before.and(replica.hope()).and_then(|()| {
                     if composed.replace(place) != Some(place) {
                         self.compose(disk, place, number, now, change);
                     }
                     let sector = self.sector(self.geometry.table_sector(copy, number));
                     self.spare.write(sector, BLOCK, &mut disk.other, durability)
                 });
-                match done {
-                    Ok(()) => written |= only(place),
-                    Err(_) => result = result.and(done),
+                replica.note(only(place), done);
+            }
+            if !is_alone {
+                before = before.and_then(|()| flush());
+            }
+            for (copy, replica) in replicas.iter_mut().enumerate() {
+                if let Some((written, result)) = replica.end_turn(before) {
+                    taken |= written;
+                    self.note_replica(&mut disk.failing, copy, result);
                 }
             }
-            before = before.and_then(|()| flush());
-            if before.is_err() {
-                written = 0;
-            }
-            taken |= written;
-            self.errors.add((wanted & !written).count_ones().into());
-            self.note_replica(&mut disk.failing, copy, result.and(before));
         }
+        let failures = |r: &Replica| u64::from(r.failed.count_ones());
+        self.errors.add(replicas.iter().map(failures).sum());
         let mut at = None;
         while let Some((place, number)) = disk.places.next(taken, &mut at) {
             if composed.take() != Some(place) {
@@ -303,6 +388,11 @@ impl Store<'_> {
             if let Some(block) = disk.blocks.get_mut(place) {
                 core::mem::swap(block, &mut disk.other);
             }
+            disk.note(number, |block| {
+                for (copy, replica) in replicas.iter().enumerate() {
+                    block.set_missed(copy, replica.failed & only(place) != 0);
+                }
+            });
         }
         let places = &disk.places;
         disk.owed.retain(|update| {
@@ -310,6 +400,15 @@ impl Store<'_> {
             place.is_none_or(|place| taken & only(place) == 0)
         });
         taken
+    }
+
+    /// The replica whose turn this is, of a block whose last write these replicas missed: one bit each.
+    fn replica_at(&self, turn: usize, missed: u8) -> usize {
+        let copies = 0..self.geometry.areas().len();
+        let has_missed = |copy: &usize| missed & (1 << copy) != 0;
+        let late = copies.clone().filter(has_missed);
+        let others = copies.filter(|copy| !has_missed(copy));
+        Iterator::chain(late, others).nth(turn).unwrap_or(0)
     }
 
     /// Makes `disk.other` block `number`, which is in `place`, with what is owed and a change.
@@ -321,7 +420,7 @@ impl Store<'_> {
         now: u64,
         change: &impl Fn(u64, &mut Block),
     ) {
-        let generation = disk.generation(number);
+        let generation = disk.table_block(number).generation;
         let old = disk.blocks.get(place).and_then(|b| as_block(b.bytes(), 0));
         let new = as_block_mut(disk.other.bytes_mut(), 0);
         if let (Some(old), Some(new)) = (old, new) {

@@ -2,7 +2,7 @@
 
 //! More of the table in use.
 
-use super::{as_block, as_block_mut, Disk, Store, BLOCK, CHUNK};
+use super::{as_block, as_block_mut, Disk, Store, TableBlock, BLOCK, CHUNK};
 use crate::dm::{self, BlkStatus, Durability};
 use crate::engine::{format, geometry::RECORDS_PER_BLOCK, slots::SlotMap, Slot};
 use core::ops::Range;
@@ -48,7 +48,7 @@ impl Store<'_> {
         // Something else may have failed meanwhile, and must be written before.
         let is_ready = disk.places.stuck() == 0 && disk.owed.is_empty();
         let count = next.saturating_sub(from) as usize;
-        let has_room = disk.generations.reserve(count, GFP_KERNEL).is_ok()
+        let has_room = disk.table.reserve(count, GFP_KERNEL).is_ok()
             && disk.parts.reserve(1, GFP_KERNEL).is_ok();
         let Some(words) = Self::words(next).ok().filter(|_| is_ready && has_room) else {
             return false;
@@ -62,7 +62,7 @@ impl Store<'_> {
         if self.spare.device().flush().is_err()
             || !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end))
         {
-            disk.generations.truncate(from as usize);
+            disk.table.truncate(from as usize);
             return false;
         }
         let _ = disk.parts.push_within_capacity(end);
@@ -101,13 +101,13 @@ impl Store<'_> {
         }
         written?;
         for _ in numbers {
-            let _ = disk.generations.push_within_capacity(1);
+            let _ = disk.table.push_within_capacity(TableBlock::at(1));
         }
         Ok(())
     }
 
     /// Writes table blocks without records where none are in use. Returns the end of those that are there: fewer, if a
-    /// replica cannot be written. Not durable yet. There is room for their generations.
+    /// replica cannot be written. Not durable yet. There is room for what is known of them.
     fn make_blocks(&self, disk: &mut Disk, numbers: Range<u64>) -> Result<u64, BlkStatus> {
         let written = self.write_blank_blocks(disk, numbers.clone());
         if written.is_ok() {
@@ -147,15 +147,16 @@ impl Store<'_> {
         };
         format::blank_table_block(block, &uuid, number, dm::crc32c);
         format::seal_table_block(block, generation, dm::crc32c);
-        let mut written = 0;
+        let (mut written, mut block) = (0, TableBlock::at(generation));
         for copy in copies {
             let done = self
                 .spare
                 .write(sector(copy), BLOCK, &mut disk.other, Durability::Cached);
             written += u32::from(done.is_ok());
+            block.set_missed(copy, done.is_err());
             self.errors.add(u64::from(done.is_err()));
             self.note_replica(&mut disk.failing, copy, done);
         }
-        written > 0 && disk.generations.push_within_capacity(generation).is_ok()
+        written > 0 && disk.table.push_within_capacity(block).is_ok()
     }
 }

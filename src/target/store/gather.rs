@@ -3,23 +3,21 @@
 //! Who commits takes along what others are about to bring.
 //!
 //! Many writes that fail at once are recovered side by side, and come to their commits one by one. So whoever is to write
-//! waits for those that have been handed to recovery and do not wait for main, which may take seconds: until they have
-//! brought their requests or are through, but a moment at most. They may wait for what whoever waits here holds, or may not even
-//! run: no more depends on this than how many are written at once. A write alone waits for nobody.
+//! waits until all writes that have been handed to recovery have brought their requests or are through, as long as one after the other
+//! does. They may be held up, by main or by what whoever waits here holds, or not even run: after a moment in which nothing came,
+//! it goes on, and nobody waits again before no such write is left. So no more depends on this than how many are written
+//! at once. A write alone waits for nobody.
 
-use super::{Requests, Store};
+use super::{Request, Requests, Store, MAX_REQUESTS};
 use kernel::{
     sync::{atomic::Relaxed, CondVarTimeoutResult, MutexGuard},
     time::msecs_to_jiffies,
 };
 
-/// About as long as a disk takes to write.
-const MOMENT_MS: u32 = 10;
+/// Some writes of a disk.
+const MOMENT_MS: u32 = 50;
 
-/// A write that nobody waits for: it waits for main.
-pub(in super::super) struct Aside<'a, 't>(&'a Store<'t>);
-
-impl<'t> Store<'t> {
+impl Store<'_> {
     /// A write is handed to recovery. Any context.
     pub(in super::super) fn comes(&self) {
         self.coming.add(1, Relaxed);
@@ -27,31 +25,32 @@ impl<'t> Store<'t> {
 
     /// It is through. May sleep.
     pub(in super::super) fn has_come(&self) {
-        let _requests = self.requests.lock();
+        let mut requests = self.requests.lock();
         self.coming.add(-1, Relaxed);
+        requests.arrivals += 1;
         self.arrived.notify_all();
     }
 
-    /// A write that was handed to recovery may wait for main until this is dropped. May sleep.
-    pub(in super::super) fn aside(&self) -> Aside<'_, 't> {
-        self.has_come();
-        Aside(self)
-    }
-
-    /// Waits a moment for who comes with requests. May sleep.
+    /// Waits for who comes with requests, if one is there. May sleep.
     pub(super) fn gather(&self, requests: &mut MutexGuard<'_, Requests>) {
-        let mut left = msecs_to_jiffies(MOMENT_MS);
-        while requests.callers > 0 && self.coming.load(Relaxed) > requests.callers {
-            match self.arrived.wait_interruptible_timeout(requests, left) {
-                CondVarTimeoutResult::Woken { jiffies } => left = jiffies,
-                _ => return,
-            }
+        if !requests.list.iter().any(Request::is_waiting) {
+            return;
         }
-    }
-}
-
-impl Drop for Aside<'_, '_> {
-    fn drop(&mut self) {
-        self.0.comes();
+        // Those that come later are not waited for.
+        let on_their_way = |r: &Requests| self.coming.load(Relaxed).saturating_sub(r.callers);
+        let last = requests.arrivals + on_their_way(requests).max(0);
+        let moment = msecs_to_jiffies(MOMENT_MS);
+        loop {
+            if on_their_way(requests) <= 0 {
+                requests.in_vain = false;
+                return;
+            }
+            let is_full = requests.list.len() == MAX_REQUESTS;
+            if requests.in_vain || is_full || requests.arrivals >= last {
+                return;
+            }
+            let wait = self.arrived.wait_interruptible_timeout(requests, moment);
+            requests.in_vain = !matches!(wait, CondVarTimeoutResult::Woken { .. });
+        }
     }
 }

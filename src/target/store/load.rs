@@ -2,7 +2,7 @@
 
 //! All of the table, read and judged.
 
-use super::{window::Window, Disk, Store};
+use super::{window::Window, Disk, Store, TableBlock};
 use crate::dm::{self, IoBuffer};
 use crate::engine::{
     entries::{sort_by_unit, Entry, Loss},
@@ -32,7 +32,7 @@ impl Store<'_> {
         let mut damaged = KVVec::new();
         disk.places = Places::default();
         disk.owed.clear();
-        disk.generations.clear();
+        disk.table.clear();
         disk.parts.clear();
         disk.parts.push(self.geometry.first_part(), GFP_KERNEL)?;
         let killed = Cell::new(false);
@@ -59,7 +59,8 @@ impl Store<'_> {
                 replicas,
                 block,
             } => {
-                disk.generations.push(replicas.generation, GFP_KERNEL)?;
+                disk.table
+                    .push(TableBlock::at(replicas.generation), GFP_KERNEL)?;
                 // What cannot be is found next.
                 let next = format::next_in_use(block);
                 if next != 0 {

@@ -11,14 +11,13 @@
 //! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
 //! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
 //! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
-//! and no commit depends on queued work, only on a thread that is doing I/O. It waits for writes that are about to bring
-//! a request, a moment at most ([`gather`]).
+//! and no commit depends on queued work, only on a thread that is doing I/O. Before that, it waits for writes that are about to
+//! bring a request ([`gather`]).
 //!
 //! A table block is read back from the spare before it is changed, unless it was one of the last
 //! ones written: memory holds no copy of the table. All blocks that wait are written together, as a
-//! group, to one replica after the other: a flush makes the slots durable that were written before,
-//! and one after each replica makes that durable before the next is begun. A block alone is written
-//! with `REQ_PREFLUSH | REQ_FUA`, which is the same.
+//! group: first a flush, which makes the slots durable that were written before; then one replica of each block, and a flush, or `REQ_FUA` if it is one
+//! block alone; then the next replica of each.
 
 mod check;
 mod commit;
@@ -75,6 +74,12 @@ struct Request {
     progress: Progress,
 }
 
+impl Request {
+    fn is_waiting(&self) -> bool {
+        self.progress == Progress::Waiting
+    }
+}
+
 #[derive(Default)]
 struct Requests {
     /// Capacity [`MAX_REQUESTS`], never grows.
@@ -82,6 +87,35 @@ struct Requests {
     last_ticket: u64,
     /// Those who have requests on the list.
     callers: i64,
+    /// How often someone who was waited for, or might have been, has brought requests or was through.
+    arrivals: i64,
+    /// The last one to wait for others waited in vain, and some of them are on their way still.
+    in_vain: bool,
+}
+
+/// What is known of a table block in use.
+#[derive(Clone, Copy, Default)]
+struct TableBlock {
+    /// The generation that was read or written last. A replica with a lower one missed a write, and must not be taken for
+    /// the block.
+    generation: u64,
+    /// The replicas that did, as far as is known: one bit each.
+    missed: u8,
+}
+
+impl TableBlock {
+    /// All replicas have this generation.
+    fn at(generation: u64) -> Self {
+        Self {
+            generation,
+            missed: 0,
+        }
+    }
+
+    /// Replica `copy` missed the last write, or did not.
+    fn set_missed(&mut self, copy: usize, missed: bool) {
+        self.missed = self.missed & !(1 << copy) | u8::from(missed) << copy;
+    }
 }
 
 struct Disk {
@@ -94,13 +128,12 @@ struct Disk {
     places: Places,
     /// Capacity and length [`PLACES`].
     blocks: KVec<IoBuffer>,
-    /// Of each table block in use, the generation that was read or written last. A replica with a lower
-    /// one missed a write, and must not be taken for the block.
-    generations: KVVec<u64>,
+    /// Of each table block in use.
+    table: KVVec<TableBlock>,
     /// How many table blocks are in use up to the end of each part.
     parts: KVVec<u64>,
-    /// A replica could not be read when the entries were loaded, nor written: it may be one
-    /// generation ahead, after a cut. That one is never used again for something else.
+    /// A replica could not be read when the entries were loaded, nor written: it may have been the only one that took the last
+    /// writes. Generations that it may have are never used for something else.
     ahead: bool,
     /// Updates that must be made before any other is ([`Store::commit_then`]). Capacity [`MAX_OWED`] at least.
     owed: KVVec<Update>,
@@ -185,14 +218,13 @@ fn as_block_mut(bytes: &mut [u8], index: u64) -> Option<&mut Block> {
 }
 
 impl Disk {
-    fn generation(&self, number: u64) -> u64 {
-        self.generations.get(number as usize).copied().unwrap_or(0)
+    fn table_block(&self, number: u64) -> TableBlock {
+        self.table.get(number as usize).copied().unwrap_or_default()
     }
 
-    fn set_generation(&mut self, number: u64, generation: u64) {
-        if let Some(known) = self.generations.get_mut(number as usize) {
-            *known = generation;
-        }
+    /// Changes what is known of block `number`.
+    fn note(&mut self, number: u64, note: impl FnOnce(&mut TableBlock)) {
+        self.table.get_mut(number as usize).map(note);
     }
 
     /// The table block in this place.
@@ -249,6 +281,8 @@ impl<'t> Store<'t> {
                     list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
                     last_ticket: 0,
                     callers: 0,
+                    arrivals: 0,
+                    in_vain: false,
                 },
                 "dm_remap::requests"
             ),
@@ -261,7 +295,7 @@ impl<'t> Store<'t> {
                     superblock: IoBuffer::new(BLOCK_SIZE)?,
                     places: Places::default(),
                     blocks: Self::blocks()?,
-                    generations: KVVec::new(),
+                    table: KVVec::new(),
                     parts: KVVec::new(),
                     ahead: false,
                     owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,

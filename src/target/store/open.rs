@@ -152,9 +152,8 @@ impl Store<'_> {
         let mut disk = self.disk.lock();
         disk.uuid = uuid;
         disk.places = Places::default();
-        disk.generations.clear();
-        disk.generations
-            .reserve(g.first_part() as usize, GFP_KERNEL)?;
+        disk.table.clear();
+        disk.table.reserve(g.first_part() as usize, GFP_KERNEL)?;
         disk.parts.clear();
         let fail = |status: BlkStatus| {
             pr_err!("{}: cannot format the spare: {:?}\n", self.name(), status);
@@ -175,6 +174,7 @@ impl Store<'_> {
             label: [0; 64],
             main: self.main,
         };
+        self.spare.device().flush().map_err(fail)?;
         for copy in [1, 0] {
             let block = as_block_mut(disk.superblock.bytes_mut(), 0).ok_or(EINVAL)?;
             superblock.write(block, copy, dm::crc32c);
