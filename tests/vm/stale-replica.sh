@@ -3,8 +3,9 @@
 # kernels: stock (debug)
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 8
+plan 9
 
+modprobe dm-delay
 disk main 32
 disk spare 24
 data /run/data 2048
@@ -83,4 +84,35 @@ ahead() {
 	alike
 }
 check "a replica that is ahead and comes back is not taken for what was written without it" ahead
+
+# The first replica of the block has a write that the second one missed. A cut may come when the next one is on its way to the first.
+torn() {
+	local size
+	size=$(blockdev --getsz /dev/spare)
+	dmsetup remove r
+	lower spare /dev/spare 0 "$size"
+	create r /dev/main /dev/mapper/spare
+	put /run/sector /dev/mapper/r 84
+	bad spare "$second" $((second + 7))
+	put /run/sector /dev/mapper/r 85
+	good spare "$second" $((second + 7))
+	get /dev/spare "$second" 8 >/run/missed
+	# What is written to the first one takes an hour, or until the table is another one.
+	patch spare "$first" 8 delay "/dev/spare @ 0 /dev/spare @ 3600000 /dev/spare @ 0"
+	put /run/sector /dev/mapper/r 86 &
+	soon not cmp /run/missed <(get /dev/spare "$second" 8)
+	get /dev/spare 0 "$size" >/run/cut
+	patch spare
+	wait $!
+	dmsetup remove r
+	dmsetup remove spare
+	put /run/cut /dev/spare 0
+	data /run/garbage 3
+	put /run/garbage /dev/spare $((first + 5))
+	create r /dev/main /dev/spare
+	expect "80 partial 0 7f" message r query 80
+	same /run/sector /dev/mapper/r 85
+	alike
+}
+check "a replica that missed a write gets the next one first, so a cut in the other one loses nothing" torn
 check "all is removed" eval "dmsetup remove r && rmmod dm-remap"
