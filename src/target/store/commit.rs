@@ -368,11 +368,13 @@ impl Store<'_> {
                 });
                 replica.note(only(place), done);
             }
-            if !is_alone {
+            let is_last = turn + 1 == self.geometry.areas().len();
+            if !(is_alone && is_last) {
                 before = before.and_then(|()| flush());
             }
+            let durable = if is_alone { Ok(()) } else { before };
             for (copy, replica) in replicas.iter_mut().enumerate() {
-                if let Some((written, result)) = replica.end_turn(before) {
+                if let Some((written, result)) = replica.end_turn(durable) {
                     taken |= written;
                     self.note_replica(&mut disk.failing, copy, result);
                 }
