@@ -66,11 +66,12 @@ again() {
 check "nothing that was acknowledged is lost" again
 check "both replicas are alike again" alike
 
-# As a cut leaves it that comes between the writes of the two replicas: the first one is a write ahead. While it can be
-# neither read nor written the second one is the table, and is written on.
+# The first replica is some writes ahead: the second one missed them. While the first can be neither read nor written the second one is
+# the table, and is written on.
 ahead() {
+	local sector
 	get /dev/spare "$second" 8 >/run/before
-	put /run/sector /dev/mapper/r 84
+	for sector in 84 85 86; do put /run/sector /dev/mapper/r $sector; done
 	dmsetup remove r
 	put /run/before /dev/spare "$second"
 	bad spare "$first" $((first + 7))
