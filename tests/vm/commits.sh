@@ -5,7 +5,7 @@
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 8
+plan 9
 
 modprobe -a dm-delay dm-remap
 disk main 64
@@ -26,10 +26,10 @@ cost() {
 	reads=$((now[0] - was[0])) blocks=$((now[1] - was[1])) flushes=$((now[2] - was[2])) commits=$((now[3] - was[3]))
 	echo "# $kind, $1: $reads reads, $blocks slots and table blocks, $flushes flushes, $commits commits" | tee -a /run/costs
 }
-# at_once FIRST STEP: 64 units, every STEP-th from sector FIRST on, in flight together.
+# at_once FIRST STEP [COUNT]: 64 units, or COUNT, every STEP-th from sector FIRST on, in flight together.
 at_once() {
 	fio --name=w --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=64 --iodepth_batch=64 --bs=4k \
-		--rw=write:$((4 * $2 - 4))k --offset=$(($1 / 2))k --size=$((256 * $2))k --number_ios=64
+		--rw=write:$((4 * $2 - 4))k --offset=$(($1 / 2))k --size=$((4 * ${3:-64} * $2))k --number_ios=${3:-64}
 }
 
 by_itself() {
@@ -54,6 +54,22 @@ scattered() {
 	expect "$((66 + 64))" field r relocated
 }
 
+# The spare flushes, and takes what goes to slots, but no table block. Each failure of a disk may take half a minute.
+refused() {
+	local k areas=()
+	for k in 0 1; do areas+=($(($(od -An -t u8 -j $((136 + 8 * k)) -N 8 /dev/mapper/spare) * 8))); done
+	# 24 blocks, which are in memory from here on.
+	at_once 8 126 24
+	for k in "${areas[@]}"; do bad disk "$k" $((k + 66 * 8 - 1)); done
+	cost "24 at once in blocks that cannot be written" not at_once 16 126 24
+	# Each time there are three flushes, and two failures of each replica at most.
+	((flushes > 0 && blocks <= 24 + 2 * flushes))
+	expect degraded field r mode
+	for k in "${areas[@]}"; do good disk "$k" $((k + 66 * 8 - 1)); done
+	message r sync
+	expect active field r mode
+}
+
 data /run/data 8
 for kind in flash disk; do
 	blank /dev/disk
@@ -66,6 +82,7 @@ for kind in flash disk; do
 	check "$kind: so does another, alone" by_itself "another" $((alone + 96))
 	check "$kind: 64 at once take 64 slots, and 8 commits at most" new
 	check "$kind: so do 64 whose records lie in 64 table blocks" scattered
+	[[ $kind == disk ]] || check "replicas that refuse all are not asked for each block" refused
 	dmsetup remove r spare
 done
 cat /run/costs
