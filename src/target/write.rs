@@ -36,7 +36,8 @@ impl Remap<'_> {
         part: Part,
         writing: &mut Writing,
     ) -> Result<(), BlkStatus> {
-        let _guard = self.units.lock(part.unit);
+        let at_once = self.units.try_lock(part.unit);
+        let _guard = at_once.unwrap_or_else(|| self.store.aside(|| self.units.lock(part.unit)));
         // A bio that was never submitted has no error of main's to give.
         let mut error = bio.status().check().err().unwrap_or(BlkStatus::MEDIUM);
         if let Some(entry) = self.entries.get(part.unit) {

@@ -4,9 +4,9 @@
 //!
 //! Many writes that fail at once are recovered side by side, and come to their commits one by one. So whoever is to write
 //! waits until all writes that have been handed to recovery have brought their requests or are through, as long as one after the other
-//! does. They may be held up, by main or by what whoever waits here holds, or not even run: after a moment in which nothing came,
-//! it goes on, and nobody waits again before no such write is left. So no more depends on this than how many are written
-//! at once. A write alone waits for nobody.
+//! does. Those that wait for another write to the same unit do not count. The others may be held up all the same, by main or by what
+//! whoever waits here holds, or not even run: after a moment in which nothing came, it goes on, and nobody waits again before no such write
+//! is left. So no more depends on this than how many are written at once. A write alone waits for nobody.
 
 use super::{Request, Requests, Store, MAX_REQUESTS};
 use kernel::{
@@ -14,8 +14,8 @@ use kernel::{
     time::msecs_to_jiffies,
 };
 
-/// Some writes of a disk.
-const MOMENT_MS: u32 = 50;
+/// Longer than anything takes that works.
+const MOMENT_MS: u32 = 500;
 
 impl Store<'_> {
     /// A write is handed to recovery. Any context.
@@ -29,6 +29,14 @@ impl Store<'_> {
         self.coming.add(-1, Relaxed);
         requests.arrivals += 1;
         self.arrived.notify_all();
+    }
+
+    /// Does `wait`, in which a write that was handed to recovery may wait for others. May sleep.
+    pub(in super::super) fn aside<R>(&self, wait: impl FnOnce() -> R) -> R {
+        self.has_come();
+        let done = wait();
+        self.comes();
+        done
     }
 
     /// Waits for who comes with requests, if one is there. May sleep.
