@@ -69,6 +69,11 @@ impl Places {
         free.min_by_key(|(_, last)| **last).map(|(place, _)| place)
     }
 
+    /// Takes a place out of the group.
+    pub fn leave(&mut self, place: usize) {
+        self.group &= !only(place);
+    }
+
     /// The places of the group.
     pub fn group(&self) -> Set {
         self.group

@@ -20,8 +20,8 @@
 //! - [`claim`]: one mapped device at a time for a spare.
 //!
 //! Who waits for whom, see `docs/lifecycle.md`: a recovering bio holds its unit's lock and waits
-//! for I/O and for the store's `disk` mutex, whose holder waits for I/O only. No work waits for other
-//! work that is queued. So the queue always makes progress, and suspending, which waits for bios,
+//! for I/O and for the store's `disk` mutex, whose holder waits for I/O, and some moments for others to come. No work waits
+//! for other work that is queued until that has run. So the queue always makes progress, and suspending, which waits for bios,
 //! ends. `presuspend` itself waits for nothing.
 
 #![deny(unsafe_code)]
@@ -206,11 +206,7 @@ impl Target for RemapTarget {
     }
 
     fn process(remap: &Remap<'_>, bio: DeferredBio<'_>) {
-        let is_write = bio.op() != dm::Op::Read;
         remap.recover(bio);
-        if is_write {
-            remap.store.has_come();
-        }
         if remap.writable {
             // The bio is through: nobody waits for this.
             remap.store.extend_ahead();

@@ -59,6 +59,9 @@ impl Remap<'_> {
         if result.is_ok() {
             recovered.add(u64::from(failed));
         }
+        if bio.op() != Op::Read {
+            self.store.has_come();
+        }
         // Before the bio is complete: the target lives as long as it is not.
         self.report_mode();
         bio.complete(result.err().unwrap_or(BlkStatus::OK));

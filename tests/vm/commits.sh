@@ -5,7 +5,7 @@
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 9
+plan 10
 
 modprobe -a dm-delay dm-remap
 disk main 64
@@ -54,20 +54,40 @@ scattered() {
 	expect "$((66 + 64))" field r relocated
 }
 
-# The spare flushes, and takes what goes to slots, but no table block. Each failure of a disk may take half a minute.
-refused() {
-	local k areas=()
-	for k in 0 1; do areas+=($(($(od -An -t u8 -j $((136 + 8 * k)) -N 8 /dev/mapper/spare) * 8))); done
-	# 24 blocks, which are in memory from here on.
-	at_once 8 126 24
-	for k in "${areas[@]}"; do bad disk "$k" $((k + 66 * 8 - 1)); done
-	cost "24 at once in blocks that cannot be written" not at_once 16 126 24
-	# Each time there are three flushes, and two failures of each replica at most.
-	((flushes > 0 && blocks <= 24 + 2 * flushes))
-	expect degraded field r mode
-	for k in "${areas[@]}"; do good disk "$k" $((k + 66 * 8 - 1)); done
+# The spare flushes, and takes what goes to slots, but requests to table blocks fail, and each takes longer than all may together.
+slow() { # READ-MS WRITE-MS
+	local at k=()
+	for at in 136 144; do
+		at=$(($(od -An -t u8 -j $at -N 8 /dev/disk) * 8))
+		k+=($at $((at + 66 * 8 - 1)))
+		bad disk ${k[-2]} ${k[-1]}
+	done
+	segments "delay /dev/disk @ $1 /dev/disk @ $2 /dev/disk @ 0" /dev/disk "${k[@]}" | reload spare
+}
+works() {
+	good disk 0 $((size - 1))
+	echo "0 $size linear /dev/disk 0" | reload spare
 	message r sync
 	expect active field r mode
+}
+unwritable() {
+	# 24 blocks, which are in memory from here on.
+	at_once 8 126 24
+	slow 0 1500
+	cost "24 at once in blocks that cannot be written" not at_once 16 126 24
+	# Each time there are three flushes, and one failure of each replica.
+	((flushes > 0 && blocks <= 24 + 2 * flushes))
+	expect degraded field r mode
+	works
+}
+unreadable() {
+	dmsetup remove r
+	create r /dev/main /dev/mapper/spare
+	slow 1500 0
+	cost "24 at once in blocks that cannot be read" not at_once 24 126 24
+	((reads > 0 && reads < 2 * 24))
+	expect degraded field r mode
+	works
 }
 
 data /run/data 8
@@ -82,7 +102,10 @@ for kind in flash disk; do
 	check "$kind: so does another, alone" by_itself "another" $((alone + 96))
 	check "$kind: 64 at once take 64 slots, and 8 commits at most" new
 	check "$kind: so do 64 whose records lie in 64 table blocks" scattered
-	[[ $kind == disk ]] || check "replicas that refuse all are not asked for each block" refused
+	if [[ $kind == flash ]]; then
+		check "replicas that refuse all are not written block by block" unwritable
+		check "nor read" unreadable
+	fi
 	dmsetup remove r spare
 done
 cat /run/costs

@@ -10,21 +10,50 @@ use crate::engine::{
     group::{only, Set},
     Slot,
 };
-use kernel::{prelude::*, sync::atomic::Relaxed};
+use kernel::{
+    prelude::*,
+    sync::atomic::Relaxed,
+    time::{Delta, Instant, Monotonic},
+};
 
-/// By how much the generation grows as long as a replica may be ahead: by more than it can be.
-const AHEAD: u64 = 1 << 20;
-/// Failures one after the other, after which a replica is not asked for the rest of a group: each may take half a minute.
-const TOO_MANY: u32 = 2;
+/// Time that failures may take before no more is asked, in one go.
+const PATIENCE: Delta = Delta::from_secs(1);
 
-/// What came of writing a group to one replica of each block.
+/// For requests of one kind, each of which may take half a minute to fail.
+struct Patience(Delta);
+
+impl Patience {
+    const fn new() -> Self {
+        Self(PATIENCE)
+    }
+
+    /// Whether it is over.
+    fn is_over(&self) -> bool {
+        self.0.is_negative()
+    }
+
+    /// Does `request`. Fails at once if it is over.
+    fn ask<T>(&mut self, request: impl FnOnce() -> Result<T, BlkStatus>) -> Result<T, BlkStatus> {
+        if self.is_over() {
+            return Err(BlkStatus::IOERR);
+        }
+        let start = Instant::<Monotonic>::now();
+        let done = request();
+        if done.is_err() {
+            self.0 -= start.elapsed();
+        }
+        done
+    }
+}
+
+/// What came of writing a group to a replica.
 struct Replica {
-    /// Those that it was given in this turn, and those that it did not take, in any.
+    /// The blocks that it was given in this turn, and those that it did not take, in any.
     given: Set,
     failed: Set,
-    failures_in_a_row: u32,
-    /// The first error of this turn.
+    /// The first error.
     result: Result<(), BlkStatus>,
+    patience: Patience,
 }
 
 impl Replica {
@@ -32,16 +61,8 @@ impl Replica {
         Self {
             given: 0,
             failed: 0,
-            failures_in_a_row: 0,
             result: Ok(()),
-        }
-    }
-
-    /// Whether there is any, for the next block.
-    fn hope(&self) -> Result<(), BlkStatus> {
-        match self.failures_in_a_row < TOO_MANY {
-            true => Ok(()),
-            false => Err(BlkStatus::IOERR),
+            patience: Patience::new(),
         }
     }
 
@@ -49,24 +70,19 @@ impl Replica {
     fn note(&mut self, place: Set, done: Result<(), BlkStatus>) {
         self.given |= place;
         self.result = self.result.and(done);
-        match done {
-            Ok(()) => self.failures_in_a_row = 0,
-            Err(_) => {
-                self.failed |= place;
-                self.failures_in_a_row += 1;
-            }
+        if done.is_err() {
+            self.failed |= place;
         }
     }
 
-    /// The turn is over, and what was written in it is durable, or not. Returns what was written, and the first error, if it was
-    /// given anything.
-    fn end_turn(&mut self, durable: Result<(), BlkStatus>) -> Option<(Set, Result<(), BlkStatus>)> {
+    /// The turn is over, and what was written in it is durable, or not. Returns what is.
+    fn end_turn(&mut self, durable: Result<(), BlkStatus>) -> Set {
         let given = core::mem::take(&mut self.given);
-        let result = core::mem::replace(&mut self.result, Ok(())).and(durable);
-        if durable.is_err() {
+        if given != 0 && durable.is_err() {
             self.failed |= given;
+            self.result = self.result.and(durable);
         }
-        (given != 0).then_some((given & !self.failed, result))
+        given & !self.failed
     }
 }
 
@@ -90,7 +106,6 @@ impl Store<'_> {
                 self.room.wait(&mut requests);
             }
             requests.callers += 1;
-            requests.arrivals += 1;
             self.arrived.notify_all();
             let first = requests.last_ticket + 1;
             for update in updates {
@@ -281,7 +296,7 @@ impl Store<'_> {
                 .and_then(|b| format::table_generation(b, &disk.uuid, number, dm::crc32c).ok());
             self.errors.add(u64::from(found.is_none()));
             // One with a lower generation missed a write. One with a higher generation could not be read when the entries
-            // were loaded: what it says is not in force, and never will be (`Disk::ahead`).
+            // were loaded: what it says is not in force, and never will be (`Disk::step`).
             if found == Some(disk.table_block(number).generation) {
                 if let Some(block) = disk.blocks.get_mut(place) {
                     core::mem::swap(block, &mut disk.other);
@@ -299,15 +314,24 @@ impl Store<'_> {
     /// A block that no replica took is stuck from then on, and in memory is as it was but for its generation. Returns whether
     /// nothing is stuck.
     pub(super) fn write_group(&self, disk: &mut Disk, change: impl Fn(u64, &mut Block)) -> bool {
-        let step = if disk.ahead { AHEAD } else { 1 };
         let group = disk.places.group();
-        let (mut wanted, mut at) = (0, None);
+        let (mut wanted, mut at, mut patience) = (0, None, Patience::new());
         while let Some((place, number)) = disk.places.next(group, &mut at) {
-            if !self.load_place(disk, place, number) {
+            if patience.is_over() {
+                // Nothing was tried: it is not stuck for that.
+                disk.places.leave(place);
+                continue;
+            }
+            let load = || {
+                self.load_place(disk, place, number)
+                    .then_some(())
+                    .ok_or(BlkStatus::IOERR)
+            };
+            if patience.ask(load).is_err() {
                 continue;
             }
             // Only a forged block comes so far as the last generation, which is not a valid one.
-            let next = disk.table_block(number).generation.checked_add(step);
+            let next = disk.table_block(number).generation.checked_add(disk.step);
             if let Some(generation) = next.filter(|g| *g != u64::MAX) {
                 disk.note(number, |block| block.generation = generation);
                 wanted |= only(place);
@@ -334,16 +358,14 @@ impl Store<'_> {
         wanted: Set,
         change: &impl Fn(u64, &mut Block),
     ) -> Set {
-        // What is written alone needs no flush of all that the spare has.
-        let is_alone = wanted.is_power_of_two();
-        let durability = match is_alone {
-            true => Durability::Durable,
-            false => Durability::Cached,
-        };
         let flush = || self.spare.device().flush();
-        if flush().is_err() {
+        let copies = self.geometry.areas().len();
+        if let Err(status) = flush() {
             // What was written to slots may be gone.
-            self.errors.add(1);
+            for copy in 0..copies {
+                self.errors.add(1);
+                self.note_replica(&mut disk.failing, copy, Err(status));
+            }
             return 0;
         }
         let now = dm::unix_seconds();
@@ -351,7 +373,13 @@ impl Store<'_> {
         let mut replicas = [const { Replica::new() }; MAX_COPIES as usize];
         // Whether all is durable that was written in the turns before this one.
         let mut before = Ok(());
-        for turn in 0..self.geometry.areas().len() {
+        for turn in 0..copies {
+            // Nothing but one block may be in the spare's cache.
+            let is_last = wanted.is_power_of_two() && turn + 1 == copies;
+            let durability = match is_last {
+                true => Durability::Durable,
+                false => Durability::Cached,
+            };
             before = before.or_else(|_| flush());
             let mut at = None;
             while let Some((place, number)) = disk.places.next(wanted, &mut at) {
@@ -359,29 +387,27 @@ impl Store<'_> {
                 let Some(replica) = replicas.get_mut(copy) else {
                     continue;
                 };
-                let done = before.and(replica.hope()).and_then(|()| {
+                let write = || {
                     if composed.replace(place) != Some(place) {
                         self.compose(disk, place, number, now, change);
                     }
                     let sector = self.sector(self.geometry.table_sector(copy, number));
                     self.spare.write(sector, BLOCK, &mut disk.other, durability)
-                });
+                };
+                let done = before.and_then(|()| replica.patience.ask(write));
                 replica.note(only(place), done);
             }
-            let is_last = turn + 1 == self.geometry.areas().len();
-            if !(is_alone && is_last) {
+            if !is_last {
                 before = before.and_then(|()| flush());
             }
-            let durable = if is_alone { Ok(()) } else { before };
-            for (copy, replica) in replicas.iter_mut().enumerate() {
-                if let Some((written, result)) = replica.end_turn(durable) {
-                    taken |= written;
-                    self.note_replica(&mut disk.failing, copy, result);
-                }
+            for replica in &mut replicas {
+                taken |= replica.end_turn(before);
             }
         }
-        let failures = |r: &Replica| u64::from(r.failed.count_ones());
-        self.errors.add(replicas.iter().map(failures).sum());
+        for (copy, replica) in replicas.iter().take(copies).enumerate() {
+            self.errors.add(replica.failed.count_ones().into());
+            self.note_replica(&mut disk.failing, copy, replica.result);
+        }
         let mut at = None;
         while let Some((place, number)) = disk.places.next(taken, &mut at) {
             if composed.take() != Some(place) {

@@ -5,7 +5,7 @@
 //! Many writes that fail at once are recovered side by side, and come to their commits one by one. So whoever is to write
 //! waits until all writes that have been handed to recovery have brought their requests or are through, as long as one after the other
 //! does. Those that wait for another write to the same unit do not count. The others may be held up all the same, by main or by what
-//! whoever waits here holds, or not even run: after a moment in which nothing came, it goes on, and nobody waits again before no such write
+//! whoever waits here holds, or not even run: after a moment in which nothing came, or some moments, or some moments, it goes on, and nobody waits again before no such write
 //! is left. So no more depends on this than how many are written at once. A write alone waits for nobody.
 
 use super::{Request, Requests, Store, MAX_REQUESTS};
@@ -16,6 +16,8 @@ use kernel::{
 
 /// Longer than anything takes that works.
 const MOMENT_MS: u32 = 500;
+/// In all.
+const LIMIT_MS: u32 = 2000;
 
 impl Store<'_> {
     /// A write is handed to recovery. Any context.
@@ -25,9 +27,8 @@ impl Store<'_> {
 
     /// It is through. May sleep.
     pub(in super::super) fn has_come(&self) {
-        let mut requests = self.requests.lock();
+        let _requests = self.requests.lock();
         self.coming.add(-1, Relaxed);
-        requests.arrivals += 1;
         self.arrived.notify_all();
     }
 
@@ -44,21 +45,22 @@ impl Store<'_> {
         if !requests.list.iter().any(Request::is_waiting) {
             return;
         }
-        // Those that come later are not waited for.
-        let on_their_way = |r: &Requests| self.coming.load(Relaxed).saturating_sub(r.callers);
-        let last = requests.arrivals + on_their_way(requests).max(0);
-        let moment = msecs_to_jiffies(MOMENT_MS);
+        let mut left = msecs_to_jiffies(LIMIT_MS);
         loop {
-            if on_their_way(requests) <= 0 {
+            if self.coming.load(Relaxed) <= requests.callers {
                 requests.in_vain = false;
                 return;
             }
-            let is_full = requests.list.len() == MAX_REQUESTS;
-            if requests.in_vain || is_full || requests.arrivals >= last {
+            if requests.in_vain || requests.list.len() == MAX_REQUESTS {
                 return;
             }
-            let wait = self.arrived.wait_interruptible_timeout(requests, moment);
-            requests.in_vain = !matches!(wait, CondVarTimeoutResult::Woken { .. });
+            let most = left.min(msecs_to_jiffies(MOMENT_MS));
+            let wait = self.arrived.wait_interruptible_timeout(requests, most);
+            left -= match wait {
+                CondVarTimeoutResult::Woken { jiffies } => most.saturating_sub(jiffies),
+                _ => most,
+            };
+            requests.in_vain = left == 0 || !matches!(wait, CondVarTimeoutResult::Woken { .. });
         }
     }
 }

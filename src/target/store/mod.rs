@@ -85,13 +85,14 @@ struct Requests {
     /// Capacity [`MAX_REQUESTS`], never grows.
     list: KVec<Request>,
     last_ticket: u64,
-    /// Those who have requests on the list.
+    /// Those who wait for a commit.
     callers: i64,
-    /// How often someone who was waited for, or might have been, has brought requests or was through.
-    arrivals: i64,
     /// The last one to wait for others waited in vain, and some of them are on their way still.
     in_vain: bool,
 }
+
+/// More writes than a replica may have taken alone.
+const AHEAD: u64 = 1 << 20;
 
 /// What is known of a table block in use.
 #[derive(Clone, Copy, Default)]
@@ -104,7 +105,7 @@ struct TableBlock {
 }
 
 impl TableBlock {
-    /// All replicas have this generation.
+    /// All replicas have this generation, as far as is known.
     fn at(generation: u64) -> Self {
         Self {
             generation,
@@ -132,9 +133,9 @@ struct Disk {
     table: KVVec<TableBlock>,
     /// How many table blocks are in use up to the end of each part.
     parts: KVVec<u64>,
-    /// A replica could not be read when the entries were loaded, nor written: it may have been the only one that took the last
-    /// writes. Generations that it may have are never used for something else.
-    ahead: bool,
+    /// What a block's generation grows by: 1, or more than [`AHEAD`] if a replica could neither be read nor written when the entries
+    /// were loaded. It may have been the only one that took the last writes, and what it has must never count again.
+    step: u64,
     /// Updates that must be made before any other is ([`Store::commit_then`]). Capacity [`MAX_OWED`] at least.
     owed: KVVec<Update>,
     /// One bit for each replica that could not be written last.
@@ -179,8 +180,8 @@ pub(super) struct Store<'t> {
     /// A request was taken off the list.
     #[pin]
     room: CondVar,
-    /// Writes that are being recovered, but for those that wait for main: each may bring a request, or has. Goes down with `requests`
-    /// locked.
+    /// Writes that are being recovered, but for those that wait for another one to the same unit: each may bring a request, or has.
+    /// Goes down with `requests` locked.
     coming: Atomic<i64>,
     /// One of them has brought it, or does not come.
     #[pin]
@@ -281,7 +282,6 @@ impl<'t> Store<'t> {
                     list: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
                     last_ticket: 0,
                     callers: 0,
-                    arrivals: 0,
                     in_vain: false,
                 },
                 "dm_remap::requests"
@@ -297,7 +297,7 @@ impl<'t> Store<'t> {
                     blocks: Self::blocks()?,
                     table: KVVec::new(),
                     parts: KVVec::new(),
-                    ahead: false,
+                    step: 1,
                     owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
                     failing: 0,
                     other: IoBuffer::new(BLOCK_SIZE)?,

@@ -2,7 +2,7 @@
 
 //! What lies in the region, and bringing it into force.
 
-use super::{as_block, as_block_mut, check::Checked, window::Window, Store, BLOCK};
+use super::{as_block, as_block_mut, check::Checked, window::Window, Store, AHEAD, BLOCK};
 use crate::dm::{self, BlkStatus, Device, Durability, IoBuffer, Refused};
 use crate::engine::{
     format::{self, Block, Superblock},
@@ -129,7 +129,9 @@ impl Store<'_> {
             self.check_block(&mut disk, *number, entries, &mut mended);
         }
         let left = (mended.stale + mended.damaged).saturating_sub(mended.repaired);
-        disk.ahead = left != 0;
+        // By chance, so that two replicas that were written apart do not have the same generation.
+        let chance = u64::from(u16::from_ne_bytes(dm::random_bytes()));
+        disk.step = if left != 0 { AHEAD + chance } else { 1 };
         if mended.repaired != 0 || left != 0 {
             pr_warn!(
                 "{}: metadata blocks repaired: {}, cannot be written: {}\n",
