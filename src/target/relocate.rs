@@ -9,6 +9,7 @@
 
 use super::{
     area::{Area, Sector},
+    vitals::PLACES_ASKED,
     Remap,
 };
 use crate::dm::{Durability, IoBuffer};
@@ -199,7 +200,9 @@ impl Remap<'_> {
             };
             let copied = self.copy(&source, &mut mover.unit, put);
             // Of a main device that is gone nothing can be read either.
-            let is_gone = matches!(copied, Ok(0)) && found.is_none() && !self.main_answers(unit, 1);
+            let is_gone = matches!(copied, Ok(0))
+                && found.is_none()
+                && !self.main_answers(unit, PLACES_ASKED);
             if let (Ok(copied), false) = (&copied, is_gone) {
                 let mask = old.mask | copied;
                 let new = Entry {

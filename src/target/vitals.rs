@@ -23,6 +23,8 @@ use kernel::{
     },
 };
 
+/// Places on main that are tried before an error is taken for one of all of main, where more than a read depends on that.
+pub(super) const PLACES_ASKED: u32 = 4;
 /// Different units that failed in a row while main did not answer.
 const TRIP: u32 = 8;
 /// Places on main, one of which is tried if the one that last worked does not any more.

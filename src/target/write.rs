@@ -2,7 +2,7 @@
 
 //! Writes in process context: to main what it takes, to slots what it does not.
 
-use super::{recover::Part, DeferredBio, Remap};
+use super::{recover::Part, vitals::PLACES_ASKED, DeferredBio, Remap};
 use crate::dm::BlkStatus;
 use crate::engine::{
     entries::Entry,
@@ -11,9 +11,6 @@ use crate::engine::{
     recovery::{Piece, WriteStep, Writing},
     Slot,
 };
-
-/// Places on main that are tried before a write's error is taken for one of all of main.
-const PLACES_ASKED: u32 = 4;
 
 impl Remap<'_> {
     /// Writes `bio`: to main what main takes, to slots what it does not, as [`Writing`] says.
