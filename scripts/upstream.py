@@ -452,7 +452,7 @@ def helper_name(name):
 
 def c_files(step, rust):
     """rust/helpers/device_mapper.c, and the constants for bindings_helper.h."""
-    used = set(re.findall(r"\w+", code(rust)))
+    used = set(re.findall(r"\bbindings::(\w+)", code(rust)))
     text, bodies = ["// SPDX-License-Identifier: GPL-2.0", ""], []
     for name, body in helpers().items():
         wanted = SERIES["helper"].get(name, name)

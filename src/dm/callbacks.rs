@@ -114,11 +114,10 @@ macro_rules! module_target {
                     return Err(::kernel::error::code::EBUSY);
                 }
                 let data = $data;
-                Ok(Self {
-                    // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it
-                    // on unloading. Nobody else's call comes so far: the module's first code to run is that one.
-                    _registration: unsafe { $crate::dm::Registration::new(module, data) }?,
-                })
+                // SAFETY: This is called by the `module!` below, which is this crate's, keeps what it returns, and drops it
+                // on unloading. Nobody else's call comes so far: the module's first code to run is that one.
+                let made = unsafe { $crate::dm::Registration::new(module, data) };
+                Ok(Self { _registration: made? })
             }
         }
 
@@ -204,6 +203,8 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`].
     unsafe extern "C" fn dtr(ti: *mut dm_target) {
+        // As in the constructor.
+        let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded. No callback runs beside this one or follows it, and no bio is with the target.
         unsafe { Instance::<T>::destroy(ti) };
     }
@@ -290,6 +291,8 @@ impl<T: Target> Callbacks<T> {
     ///
     /// As said for [`Callbacks`].
     unsafe extern "C" fn presuspend_undo(ti: *mut dm_target) {
+        // As in the constructor.
+        let _noio = NoIo::enter();
         // SAFETY: The constructor succeeded, and the destructor is not called before this returns.
         T::presuspend_undo(unsafe { Instance::<T>::of(ti) }.data());
     }

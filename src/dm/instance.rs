@@ -4,7 +4,8 @@
 //!
 //! A target's data live for `'t`, a lifetime that nobody knows: the constructor and the callbacks are written for any. What they
 //! get for `'t` ([`Device`], [`Work`], `&'t TargetInfo`, ...) is the layer's. It ends what uses the data, drops the data, and
-//! only then takes back what it lent ([`Instance::destroy`]). So no order of fields and no promise of the target's matters.
+//! only then takes back what it lent ([`Instance::destroy`]). So the order of a target's fields does not
+//! matter, and it need not promise anything.
 
 use super::{
     bindings::dm_target,
@@ -141,7 +142,7 @@ impl<T: Target> Instance<T> {
         unsafe {
             (*ti.as_ptr()).private = instance.cast();
             (*ti.as_ptr()).per_io_data_size = per_bio_size::<T>() as c_uint;
-            // Of a duplicate that `map` kept, device-mapper would look at the clone, which may be complete by then.
+            // Of a duplicate that `map` keeps or completes, device-mapper would look at the clone, which may be complete by then.
             (*ti.as_ptr()).set_accounts_remapped_io(true);
         }
         // SAFETY: Valid, with initialised data, and left to device-mapper, which calls nothing before this returns.

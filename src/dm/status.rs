@@ -3,7 +3,7 @@
 //! How a bio ended.
 
 use super::bindings;
-use core::fmt;
+use kernel::fmt;
 
 /// A `blk_status_t`, see `include/linux/blk_types.h`.
 #[derive(Clone, Copy, PartialEq, Eq)]

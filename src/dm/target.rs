@@ -40,9 +40,9 @@ impl From<Error> for Refused {
 pub(crate) trait Target: Sized + 'static {
     /// The target's data. All callbacks borrow them.
     ///
-    /// For `'t` they may keep what [`Setup`] lends them. When the target goes away, they are dropped: before that, no bio
-    /// is with the target, and its works and [`Target::process`] have ended; after it, what was lent is taken back. Suspend may
-    /// never have been called, nor resume.
+    /// For `'t` they may keep what [`Setup`] lends them. When the target goes away, they are dropped; that may sleep, and requests
+    /// for memory start no I/O. Before it, no bio is with the target, and its works and [`Target::process`] have ended; after it,
+    /// what was lent is taken back. Suspend may never have been called, nor resume.
     type Data<'t>: Send + Sync;
 
     /// What goes with a bio that was sent somewhere special ([`MapBio::remap_with`]).
@@ -93,7 +93,7 @@ pub(crate) trait Target: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 
-    /// Suspending failed, the target goes on as it was. May sleep.
+    /// Suspending failed, the target goes on as it was. May sleep; requests for memory start no I/O.
     fn presuspend_undo(_data: &Self::Data<'_>) {
         build_error!(VTABLE_DEFAULT_ERROR)
     }

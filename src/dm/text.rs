@@ -5,8 +5,7 @@
 //! `NullTerminatedFormatter` of the kernel crate is nearly it; but it fails where the buffer ends, and does not say how much it
 //! wrote.
 
-use core::fmt;
-use kernel::prelude::*;
+use kernel::{fmt, prelude::*};
 
 /// Writes text to a buffer of the kernel's, always ending with a NUL.
 ///
@@ -46,7 +45,7 @@ impl<'a> TextWriter<'a> {
     /// Writes text: `write!(out, ...)`.
     pub(crate) fn write_fmt(&mut self, text: fmt::Arguments<'_>) {
         // It cannot fail: what does not fit is dropped.
-        let _ = fmt::write(self, text);
+        let _ = fmt::Write::write_fmt(self, text);
     }
 
     /// Bytes written.

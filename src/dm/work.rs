@@ -150,7 +150,7 @@ impl<T: Target> WorkItem<T> {
 ///
 /// # Invariants
 ///
-/// It is of a [`WorkItem`], which, with its queue, stays for `'t`.
+/// It is of a `WorkItem`, which, with its queue, stays for `'t`.
 #[derive(Clone, Copy)]
 pub(crate) struct Work<'t>(&'t WorkBase);
 
