@@ -59,10 +59,12 @@ pub struct Piece {
 pub enum Failed {
     /// Go on with [`Reading::next`].
     GoOn,
-    /// This piece cannot be read. [`Reading::pass`] goes on behind it, if others are wanted.
+    /// This piece cannot be read: a block at most, that was asked for often enough; or what is certain. [`Reading::pass`]
+    /// goes on behind it, if others are wanted.
     Lost(Piece),
-    /// Enough commands failed, and none is known to be the one that always does.
-    Enough,
+    /// This piece may well be readable, or some of it, but was asked for enough already to be given up where that does no
+    /// harm. Else [`Reading::next`] goes on, if another command may fail.
+    Unsure(Piece),
 }
 
 /// A read that failed, done again piece by piece: a unit at a time, and a unit that fails block by block.
@@ -165,28 +167,28 @@ impl Reading {
     /// The piece failed. `certain`: it would be no use to ask again.
     pub fn failed(&mut self, certain: bool) -> Failed {
         let Some(piece) = self.next() else {
-            return Failed::Enough;
+            return Failed::GoOn;
         };
         self.stumbled = self.unit_end();
         self.budget = self.budget.saturating_sub(1);
         if certain {
             return Failed::Lost(piece);
         }
-        if piece.count > self.blocks.left(self.at) {
-            self.by_blocks = self.unit_end();
-            if self.each {
-                return match self.budget {
-                    0 => Failed::Enough,
-                    _ => Failed::GoOn,
-                };
-            }
-        }
         self.tries = self.tries.saturating_add(1);
-        if self.tries >= self.retries || self.budget == 0 {
-            Failed::Lost(piece)
-        } else {
-            Failed::GoOn
+        let is_block = piece.count <= self.blocks.left(self.at);
+        if !is_block {
+            self.by_blocks = self.unit_end();
         }
+        match self.tries >= self.retries {
+            true if is_block => Failed::Lost(piece),
+            false if self.budget > 0 => Failed::GoOn,
+            _ => Failed::Unsure(piece),
+        }
+    }
+
+    /// What is read now is somewhere else than it was when it failed.
+    pub fn moved(&mut self) {
+        self.tries = 0;
     }
 
     /// Whether another command may fail.
@@ -454,19 +456,33 @@ mod tests {
         })
     }
 
+    /// Where is read from.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Source {
+        Main,
+        Slots,
+        /// All that can be read is wanted.
+        ToCopy,
+    }
+
     /// What `read` does with a request of `count` sectors from `sector`: whether all was read, and what was not.
     fn read(
         disk: &mut Disk,
         mut reading: Reading,
         sector: u64,
         certain: impl Fn(u64) -> bool,
-        copies: bool,
+        from: Source,
     ) -> (Vec<bool>, Option<Piece>, Vec<u32>) {
         let mut has = vec![false; reading.end as usize];
         let (mut lost, mut hard) = (None, Vec::new());
+        let (mut in_unit, mut failures) = (0, 0);
         while let Some(piece) = reading.next() {
             assert!(piece.count > 0 && piece.skip + piece.count <= reading.end);
             let at = sector + u64::from(piece.skip);
+            let unit = (reading.units.offset + piece.skip) / reading.units.size;
+            if unit != in_unit {
+                (in_unit, failures) = (unit, 0);
+            }
             if disk.access(at, piece.count) {
                 has[piece.skip as usize..][..piece.count as usize].fill(true);
                 if reading.succeeded() {
@@ -474,16 +490,30 @@ mod tests {
                 }
                 continue;
             }
+            failures += 1;
+            let block = reading.blocks.left(piece.skip);
             match reading.failed(certain(at)) {
-                Failed::GoOn => (),
-                Failed::Lost(piece) => {
+                Failed::GoOn => assert!(reading.may_fail()),
+                Failed::Lost(it) => {
+                    assert_eq!(it, piece);
+                    // Whatever failed in other units.
+                    assert!(certain(at) || failures >= reading.retries && piece.count <= block);
                     lost = Some(piece);
-                    if !copies || !reading.may_fail() {
+                    if from != Source::ToCopy || !reading.may_fail() {
                         break;
                     }
                     reading.pass();
                 }
-                Failed::Enough => break,
+                Failed::Unsure(it) => {
+                    assert_eq!(it, piece);
+                    if from == Source::Main {
+                        lost = Some(piece);
+                        break;
+                    }
+                    if !reading.may_fail() {
+                        break;
+                    }
+                }
             }
         }
         (has, lost, hard)
@@ -494,12 +524,12 @@ mod tests {
         #[test]
         fn a_read_costs_at_most_retries_and_two_failing_reads(
             mut disk in disk(), sector in 0u64..100, count in 1u32..2048, unit in 0u32..7, block in 0u32..7,
-            retries in 1u32..11, certain in any::<bool>(),
+            retries in 1u32..11, certain in any::<bool>(), from in prop_oneof![Just(Source::Main), Just(Source::Slots)],
         ) {
             let (unit, block) = (1 << unit, 1 << block);
             if !disk.access(sector, count) {
                 let reading = Reading::new(count, Grid::new(unit, sector), Grid::new(block, sector), retries);
-                let (has, lost, _) = read(&mut disk, reading, sector, |_| certain, false);
+                let (has, lost, _) = read(&mut disk, reading, sector, |_| certain, from);
                 prop_assert!(disk.failed <= retries + 2);
                 let all = has.iter().all(|read| *read);
                 // It gives up only because of something that failed, and never says that it has what it has not.
@@ -515,16 +545,17 @@ mod tests {
         #[test]
         fn a_bad_sector_is_found(
             sector in 0u64..100, count in 1u32..2048, bad in 0u32..2048, shift in 0u32..7, block in 0u32..7, retries in 1u32..11,
+            from in prop_oneof![Just(Source::Main), Just(Source::Slots)],
         ) {
             let (unit, block, bad) = (1 << shift, 1 << block, bad % count);
             let mut fails = vec![0; 2200];
             fails[(sector + u64::from(bad)) as usize] = u32::MAX;
             let mut disk = Disk { fails, failed: 1 };
             let reading = Reading::new(count, Grid::new(unit, sector), Grid::new(block, sector), retries);
-            let (has, lost, hard) = read(&mut disk, reading, sector, |_| false, false);
+            let (has, lost, hard) = read(&mut disk, reading, sector, |_| false, from);
             let lost = lost.unwrap();
             prop_assert!((lost.skip..lost.skip + lost.count).contains(&bad));
-            prop_assert!(lost.count <= unit && (retries == 1 || lost.count <= block));
+            prop_assert!(lost.count <= unit && (lost.count <= block || retries == 1 && from == Source::Main));
             prop_assert!(has[..lost.skip as usize].iter().all(|read| *read));
             prop_assert!(hard.is_empty());
         }
@@ -539,7 +570,7 @@ mod tests {
             fails[(sector + u64::from(bad)) as usize] = u32::from(again);
             let mut disk = Disk { fails, failed: 1 };
             let reading = Reading::new(count, Grid::new(unit, sector), Grid::new(block, sector), 2);
-            let (has, lost, hard) = read(&mut disk, reading, sector, |_| false, false);
+            let (has, lost, hard) = read(&mut disk, reading, sector, |_| false, Source::Main);
             prop_assert!(has.iter().all(|read| *read) && lost.is_none());
             prop_assert_eq!(hard.len(), usize::from(again));
             for skip in hard {
@@ -557,7 +588,7 @@ mod tests {
             let budget = Reading::budget_of_copy(retries);
             let reading = Reading::of_copy(unit, Grid::new(block, sector), budget, false);
             let before = disk.clone();
-            let (has, ..) = read(&mut disk, reading, sector, |_| false, true);
+            let (has, ..) = read(&mut disk, reading, sector, |_| false, Source::ToCopy);
             prop_assert!(disk.failed <= retries + 2);
             for (nth, read) in has.iter().enumerate() {
                 prop_assert!(!read || !disk.is_bad(sector + nth as u64));
@@ -619,6 +650,23 @@ mod tests {
                 disk.failed += 1;
             }
             prop_assert!(disk.failed <= MOST_FAILED_WRITES);
+        }
+    }
+
+    #[test]
+    fn what_failed_elsewhere_does_not_count() {
+        for (retries, before) in (1..11).flat_map(|retries| (0..12).map(move |n| (retries, n))) {
+            let mut reading = Reading::new(8, Grid::new(8, 0), Grid::new(8, 0), retries);
+            for _ in 0..before {
+                reading.failed(false);
+            }
+            reading.moved();
+            let mut failures = 0;
+            while reading.may_fail() {
+                failures += 1;
+                let is_lost = matches!(reading.failed(false), Failed::Lost(_));
+                assert_eq!(is_lost, failures >= retries, "{retries} {before}");
+            }
         }
     }
 

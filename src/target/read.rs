@@ -14,7 +14,8 @@ impl Remap<'_> {
     /// Reads `bio`, which failed, or of which sectors are lost, as [`Reading`] says.
     ///
     /// Fails with [`BlkStatus::MEDIUM`] if something stays unreadable; its unit has an entry then, or another
-    /// slot. With the error as it came if the device does not answer at all, or it is not a bad sector's.
+    /// slot. With the error as it came if the device does not answer at all, it is not a bad sector's, or too much failed to say
+    /// which slot is bad.
     pub(super) fn read_again(&self, bio: &DeferredBio<'_>) -> Result<(), BlkStatus> {
         let first = self.part_at(bio, 0);
         let entry = self.entries.get(first.unit);
@@ -53,6 +54,7 @@ impl Remap<'_> {
         let mut reading = Reading::new(bio.sectors(), units, blocks, retries);
         let is_medium = bio.status() == BlkStatus::MEDIUM;
         let mut last = bio.status();
+        let mut asked = None;
         while let Some(piece) = reading.next() {
             let part = self.part_at(bio, piece.skip);
             let (status, slot) = self.read_piece(bio, piece);
@@ -67,10 +69,19 @@ impl Remap<'_> {
                 return Err(status);
             }
             last = status;
+            // What one place failed says nothing about another.
+            if slot != asked {
+                reading.moved();
+                asked = slot;
+            }
             let lost = match reading.failed(is_certain(bio.sector() + u64::from(piece.skip))) {
                 Failed::GoOn => continue,
-                Failed::Enough => break,
-                Failed::Lost(piece) => Part {
+                // A slot is not given up for that: what it has is nowhere else.
+                Failed::Unsure(_) if slot.is_some() => match reading.may_fail() {
+                    true => continue,
+                    false => break,
+                },
+                Failed::Lost(piece) | Failed::Unsure(piece) => Part {
                     count: piece.count,
                     bits: part.bits_of(piece),
                     ..part

@@ -110,8 +110,9 @@ impl Remap<'_> {
                     }
                     Err(status) if self.is_bad(status) => match reading.failed(false) {
                         Failed::GoOn => (),
-                        Failed::Lost(_) if reading.may_fail() => reading.pass(),
-                        _ => break,
+                        _ if !reading.may_fail() => break,
+                        Failed::Lost(_) => reading.pass(),
+                        Failed::Unsure(_) => (),
                     },
                     Err(_) => return Err(NotCopied::Failed),
                 }

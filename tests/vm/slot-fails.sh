@@ -4,7 +4,7 @@
 # vm: --smp 2
 # shellcheck source=tests/vm/lib.sh
 . /host/lib.sh
-plan 38
+plan 42
 
 main=16384 spare=8192
 disk base 12 discard=1
@@ -180,6 +180,15 @@ transient() {
 	stays 560 ""
 }
 check "a slot that can be read at the third attempt loses nothing" transient
+fill 640
+one_retry() {
+	message r set read_retries 1
+	break_slot 640 3
+	fails_with "No data available" get /dev/mapper/r 640 8
+	expect "640 partial f7" eval 'list r | grep "^640 "'
+	stays 640 643-643
+}
+check "read_retries 1: no more is lost than the block that cannot be read" one_retry
 
 # --- Several of them in one bio
 
@@ -307,6 +316,47 @@ elsewhere() {
 	stays 80 81-81
 }
 check "with no slot free in its table block, one that fails is replaced from another" elsewhere
+dmsetup remove r
+dmsetup remove main
+dmsetup remove spare
+remove_disk base
+
+# --- Slots that fail now and then: a sector that is bad is good once a read has met it
+
+disk base 12 badblocks_once=1
+lower main /dev/base 0 $main
+lower spare /dev/base $main $spare
+create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
+fill 80 88 96
+entries=$(message r list)
+as_model() { part /run/model 80 24 | cmp - <(get /dev/mapper/r 80 24); }
+unchanged() {
+	expect "0 0" field r slots_bad lost_sectors
+	expect "$entries" message r list
+}
+# Each line fails one command more: the read itself, then what is read again.
+each_once() {
+	break_slot 80 1
+	break_slot 88 3
+	break_slot 96 3
+	"$@"
+	unchanged
+	as_model
+}
+check "three slots side by side, each of which fails once: all is read" each_once as_model
+too_often() {
+	break_slot 80 5
+	each_once fails_with "Input/output error" get /dev/mapper/r 80 24
+}
+check "one more failure is too many for one read: an error, but nothing is lost, and the next one reads all" too_often
+once_more() {
+	message r set read_retries 1
+	each_once fails_with "Input/output error" get /dev/mapper/r 80 24
+	break_slot 80 1 5
+	as_model
+	unchanged
+}
+check "read_retries 1: the same; and a unit that fails once more is read block by block" once_more
 dmsetup remove r
 dmsetup remove main
 dmsetup remove spare
