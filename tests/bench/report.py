@@ -38,8 +38,7 @@ def short(device):
 
 def tables(figures):
     loads = figures["instructions_per_io"]
-    devices = list(loads["psync read"])
-    devices.remove("dm-linear")
+    devices = list(dict.fromkeys(d for row in loads.values() for d in row if d != "dm-linear"))
     print(f"""Instructions per I/O on {figures['environment']['kernel']}: dm-linear, and what the others are above it.
 raw: the disk itself. lin n: dm-linear of n segments, half of them on another disk. 0 ... 1e6: remap with so many
 entries, r at random, c in runs of 64. The bios are healthy unless the load says otherwise; redirected ones, and those over 256
