@@ -57,7 +57,7 @@ def disk(name, mib, **attributes):
 
 def memory_disk(name, mib, **attributes):
     """One that keeps data, and has some in its first 8 MiB and in the last. (How long it takes to find a page depends on the highest
-    that there is.)"""
+    there is.)"""
     disk(name, mib, memory_backed=1, **attributes)
     for at, count in ((0, 8), (mib - 1, 1)):
         run("dd", "if=/dev/zero", f"of=/dev/{name}", "bs=1M", f"count={count}", f"seek={at}", "oflag=direct", "status=none")
