@@ -47,7 +47,7 @@ test-host:
 test-vm:
 	@scripts/test vm $(T)
 
-# What I/O and entries cost in instructions, and throughput on several CPUs: build/bench.json, build/hot-path.svg and tables, in 9 minutes.
+# What I/O and entries cost in instructions, and throughput on several CPUs: build/bench.json, build/hot-path.svg and tables, in 10 minutes.
 # BASELINE=1: instead makes tests/bench/baseline.json anew, which `make test` compares with, in 1 minute.
 bench:
 	@scripts/bench $(if $(BASELINE),baseline)

@@ -55,6 +55,35 @@ def disk(name, mib, **attributes):
         put(base / key, value)
 
 
+def memory_disk(name, mib, **attributes):
+    """One that keeps data, and has some in its first 8 MiB and in the last. (How long it takes to find a page depends on the highest
+    there is.)"""
+    disk(name, mib, memory_backed=1, **attributes)
+    for at, count in ((0, 8), (mib - 1, 1)):
+        run("dd", "if=/dev/zero", f"of=/dev/{name}", "bs=1M", f"count={count}", f"seek={at}", "oflag=direct", "status=none")
+
+
+def raid1(mib):
+    """md's RAID1 whose first leg has its first 4 MiB in md's log of bad blocks: its node."""
+    run("modprobe", "raid1")
+    put("/sys/module/md_mod/parameters/new_array", "md_bench")
+    md = Path("/sys/block/md_bench/md")
+    # What mdadm would write: for whoever keeps the log on disk himself.
+    for name, value in (("metadata_version", "external:bench"), ("level", "raid1"), ("raid_disks", 2), ("resync_start", "none")):
+        put(md / name, value)
+    for slot in (0, 1):
+        leg = f"leg{slot}"
+        memory_disk(leg, mib)
+        put(md / "new_dev", Path(f"/sys/block/{leg}/dev").read_text(encoding="utf-8"))
+        for name, value in (("size", mib << 10), ("slot", slot), ("state", "external_bbl")):
+            put(md / f"dev-{leg}" / name, value)
+    for sector in range(0, MOVED * UNIT, 512):  # an entry of the log has no more
+        put(md / "dev-leg0/bad_blocks", f"{sector} 512")
+    put(md / "component_size", mib << 10)
+    put(md / "array_state", "readonly")
+    return "/dev/md_bench"
+
+
 def entries(count, kind):
     """The odd units that `count` entries are for: anywhere, or in runs of CLUSTER."""
     chance = random.Random(count)
@@ -242,6 +271,68 @@ def adding(remap, times):
     return result
 
 
+# --- What new entries by failed writes cost
+
+# Main: 126 units for each of 64 table blocks, which get marked; then such as have no entries.
+MARKED, BAD_MIB = 64 * 126, 64
+
+
+def failed_writes():
+    """For each kind of spare, and writes that main fails: instructions a write above those of the same one again, which goes to a slot;
+    and what the spare saw of all of them."""
+    run("modprobe", "dm-delay")
+    disk("bad", BAD_MIB, memory_backed=0)
+    disk("cached", BAD_MIB, memory_backed=1, cache_size=4)
+    size = BAD_MIB << 11
+    # Not all of it: main is there.
+    put("/sys/kernel/config/nullb/bad/badblocks", f"+{MARKED * UNIT}-{size - 8 * UNIT - 1}")
+    at_once = [range(MARKED + n, MARKED + n + 64 * 128, 128) for n in range(3)]
+    last = size // UNIT - 9
+    result = {}
+    for kind, target in ("at once", "linear /dev/cached 0"), ("5 ms", "delay /dev/cached 0 5"):
+        run("blkdiscard", "--zeroout", "/dev/cached")
+        run("dmsetup", "create", "slow", input=f"0 {size} {target}")
+        node = dm.create("failing", f"0 {size} remap /dev/bad 0 /dev/mapper/slow 0 2 unit_sectors {UNIT}")
+        fd = os.open(node, os.O_RDWR | os.O_DIRECT)
+        aio = dm.Aio(fd, 64)
+        data = memoryview(dm.memory(UNIT * 512))
+
+        def counts():
+            stat = Path("/sys/block/cached/stat").read_text(encoding="utf-8").split()
+            return int(stat[0]), int(stat[6]) // UNIT, int(stat[15]), int(dm.status("failing")[12])
+
+        def write(units):
+            aio.submit_all([(data, unit * UNIT * 512, False, unit) for unit in units])
+            left = len(units)
+            while left:
+                done = aio.reap()
+                assert all(size == UNIT * 512 for _, size in done), done
+                left -= len(done)
+            time.sleep(0.1)  # what comes after that
+
+        def cost(batches):
+            found = []
+            for units in batches:
+                before = counts()
+                new = instructions(write, units)
+                spare = [b - a for a, b in zip(before, counts())]
+                found.append(((new - instructions(write, units)) // len(units), *spare))
+            return {what: sorted(values)[len(values) // 2]
+                    for what, values in zip(("instructions", "reads", "blocks", "flushes", "commits"), zip(*found))}
+
+        result[kind] = {
+            "the first": cost([[last]]),
+            "another, alone": cost([[last - n] for n in range(1, 10)]),
+            "64 at once": cost(at_once),
+        }
+        dm.message("failing", f"mark 0 {MARKED * UNIT}")
+        result[kind]["64 at once, in 64 table blocks"] = cost([range(0, MARKED, 126)])
+        log(f"failed writes, spare that answers {kind}: {result[kind]}")
+        os.close(fd)
+        run("dmsetup", "remove", "failing", "slow")
+    return result
+
+
 # --- The two versions
 
 
@@ -262,11 +353,9 @@ def main():
     run("mount", "-t", "tracefs", "tracefs", TRACING)
     quiet()
     disk("main", MAIN >> 11, memory_backed=0)
-    # What the kernel makes of an I/O to the spare depends on the highest page there is: all spares are of one size.
+    # All spares are of one size (memory_disk).
     spare_mib = 4400 if full else 160
-    disk("peer", spare_mib, memory_backed=1)
-    run("dd", "if=/dev/zero", "of=/dev/peer", "bs=1M", "count=4", "oflag=direct", "status=none")
-    run("dd", "if=/dev/zero", "of=/dev/peer", "bs=1M", "count=1", f"seek={spare_mib - 1}", "oflag=direct", "status=none")
+    memory_disk("peer", spare_mib)
 
     def device(name, table):
         run("dmsetup", "create", name, input=table)
@@ -286,6 +375,8 @@ def main():
             peers.append((name, path, 0))
             moved.append((name, path, MOVED_AT))
             log(f"{name} is there")
+        array = raid1(spare_mib)
+        mirrored = [("md-raid1", array, MOVED * UNIT), ("md-raid1-bad", array, 0)]
     # What the first device takes, others do not.
     Remap("first", 0, "random", 64)
     run("dmsetup", "remove", "first")
@@ -317,7 +408,7 @@ def main():
     scattered = [moved[0], *((r.name, f"/dev/mapper/{r.name}", SCATTERED_AT) for r in remaps)]
     for load, (_, which) in LOADS.items():
         if which == "moved" and (full or not load.startswith("1 MiB")):
-            measure(rows, load, moved, ms, rounds)
+            measure(rows, load, moved + (mirrored if full and load.endswith("read redirected") else []), ms, rounds)
         elif which == "scattered" and full:
             measure(rows, load, scattered, ms, rounds)
 
@@ -346,6 +437,7 @@ def main():
         for remap in remaps:
             result["adding"][remap.name] = {"present": remap.count + MOVED + SCATTERED, **adding(remap, 32)}
             log(f"{remap.name} and one more: {result['adding'][remap.name]}")
+        result["failed_writes"] = failed_writes()
     put(sys.argv[2], json.dumps(result, indent=1) + "\n")
 
 

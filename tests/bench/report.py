@@ -8,8 +8,8 @@ import sys
 from html import escape
 from pathlib import Path
 
-# DESIGN.md, section 6.
-HEALTHY, FLOOR, REDIRECTED, GOAL, SAMPLE, ACTIVATION, MEMORY = 60, 43, 200, 150, 15, 1000, 24
+# DESIGN.md, section 6. ALONE: a slot and two replicas.
+HEALTHY, FLOOR, REDIRECTED, GOAL, SAMPLE, ACTIVATION, MEMORY, ALONE, AT_ONCE = 60, 43, 200, 150, 15, 1000, 24, 3, 8
 
 
 def entries(device):
@@ -32,18 +32,17 @@ def table(head, rows):
 
 def short(device):
     """A column's head."""
-    return device.replace("dm-linear-", "lin ").replace("dm-", "").replace("remap-", "").replace("random", "r").replace(
-        "clustered", "c").replace("-", " ")
+    return device.replace("dm-linear-", "lin ").replace("dm-", "").replace("md-", "").replace("remap-", "").replace(
+        "random", "r").replace("clustered", "c").replace("-", " ")
 
 
 def tables(figures):
     loads = figures["instructions_per_io"]
-    devices = list(loads["psync read"])
-    devices.remove("dm-linear")
+    devices = list(dict.fromkeys(d for row in loads.values() for d in row if d != "dm-linear"))
     print(f"""Instructions per I/O on {figures['environment']['kernel']}: dm-linear, and what the others are above it.
 raw: the disk itself. lin n: dm-linear of n segments, half of them on another disk. 0 ... 1e6: remap with so many
 entries, r at random, c in runs of 64. The bios are healthy unless the load says otherwise; redirected ones, and those over 256
-units in slots, are compared with dm-linear on the spare. Exact to 3; redirected, to 10; of 1 MiB, to 160; in slots, to 1 %.""")
+units in slots, are compared with dm-linear on the spare, as is md's RAID1, without bad blocks and with one leg's recorded. Exact to 3; redirected, to 10; of 1 MiB, to 160; in slots, to 1 %.""")
     table(["", "linear", *map(short, devices)],
           [[load, f"{min(row['dm-linear']['rounds']):,.0f}",
             *(f"{row[d]['above_linear']:+,.0f}" if d in row else "" for d in devices)] for load, row in loads.items()])
@@ -61,6 +60,12 @@ vmalloc and per-CPU data; KiB less free, both exact to 100; bytes for each entry
 more, for units far apart and for every other unit in one place: instructions above those of a `query`, and bytes that
 the module allocates by kmalloc, those among them that it frees again.""")
     table(["", "activation", "an entry", "kernel KiB", "used KiB", "B an entry", "apart", "bytes", "in one", "bytes"], rows)
+
+    print("""Writes that main fails, of one unit each, over a spare that flushes and has two replicas: instructions a write, above those of
+the same write again, which goes to a slot (of those with 5 ms some are dm-delay's); and what the spare saw of all of them.""")
+    what = ["instructions", "reads", "blocks", "flushes", "commits"]
+    table(["spare answers", "writes", *what], [[kind, writes, *(f"{row[column]:,}" for column in what)]
+                                               for kind, found in figures["failed_writes"].items() for writes, row in found.items()])
 
 
 def promises(figures):
@@ -82,6 +87,12 @@ def promises(figures):
          *max((figures["activation"][d]["per_entry"], d) for d in million)),
         ("memory with 1e6: bytes an entry", MEMORY, *max((figures["memory"][d]["bytes_per_entry"], d) for d in million)),
     ]
+    for what, most, is_meant, column in (
+            ("a failed write alone: slot and table blocks written", ALONE, lambda w: "64" not in w, "blocks"),
+            ("a failed write alone: reads", 1, lambda w: "64" not in w, "reads"),
+            ("64 failed writes at once: commits", AT_ONCE, lambda w: "64" in w, "commits")):
+        found.append((what, most, *max((row[column], f"spare answers {kind}, {writes}") for kind, rows in figures["failed_writes"].items()
+                                       for writes, row in rows.items() if is_meant(writes))))
     peers = min((row["above_linear"], f"{device}, {load}") for load in healthy[:4] for device, row in loads[load].items()
                 if device.startswith(("dm-linear-", "dm-flakey")))
     found.append(("healthy 4 KiB: ahead of the cheapest other peer", peers[0], found[0][2], f"peer: {peers[1]}"))

@@ -175,13 +175,19 @@ class Aio:
         self.context, self.last = context.value, 0
 
     def submit(self, view, offset, fua, tag):
-        address = ctypes.addressof(ctypes.c_char.from_buffer(view))
-        self.last += 1
-        iocb = ctypes.create_string_buffer(struct.pack(
-            "=QIIHhIQQqQII", self.last, 0, self.RWF_DSYNC if fua else 0, 1, 0, self.fd, address, len(view), offset, 0, 0, 0))
-        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(iocb))
-        self.flying[self.last] = (tag, view, iocb)
-        _call(209, self.context, 1, pointers)
+        self.submit_all([(view, offset, fua, tag)])
+
+    def submit_all(self, writes):
+        """Several as `submit` takes them, by one call."""
+        pointers = (ctypes.c_void_p * len(writes))()
+        for n, (view, offset, fua, tag) in enumerate(writes):
+            address = ctypes.addressof(ctypes.c_char.from_buffer(view))
+            self.last += 1
+            iocb = ctypes.create_string_buffer(struct.pack(
+                "=QIIHhIQQqQII", self.last, 0, self.RWF_DSYNC if fua else 0, 1, 0, self.fd, address, len(view), offset, 0, 0, 0))
+            pointers[n] = ctypes.addressof(iocb)
+            self.flying[self.last] = (tag, view, iocb)
+        _call(209, self.context, len(writes), pointers)
 
     def reap(self, least=1):
         """Waits for `least` writes: [(tag, result)...]."""
