@@ -593,7 +593,7 @@ mod bios {
             fsleep(Delta::from_millis(1));
         }
         let seen = f.seen.clone();
-        kernel::workqueue::system().try_spawn(GFP_KERNEL, move || {
+        kernel::workqueue::system_long().try_spawn(GFP_KERNEL, move || {
             fsleep(Delta::from_millis(20));
             assert_eq!(seen.dropped.load(Relaxed), NOT_DROPPED);
             seen.leave.complete_all();
@@ -685,7 +685,7 @@ mod works {
         assert!(f.work().queue());
         f.seen.began.wait_for_completion();
         let seen = f.seen.clone();
-        kernel::workqueue::system().try_spawn(GFP_KERNEL, move || {
+        kernel::workqueue::system_long().try_spawn(GFP_KERNEL, move || {
             fsleep(Delta::from_millis(20));
             seen.leave.complete_all();
         })?;
