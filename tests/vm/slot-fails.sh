@@ -329,7 +329,7 @@ lower spare /dev/base $main $spare
 create r /dev/mapper/main /dev/mapper/spare unit_sectors 8
 fill 80 88 96
 entries=$(message r list)
-as_model() { part /run/model 80 24 | cmp - <(get /dev/mapper/r 80 24); }
+all_read() { part /run/model 80 24 | cmp - <(get /dev/mapper/r 80 24); }
 unchanged() {
 	expect "0 0" field r slots_bad lost_sectors
 	expect "$entries" message r list
@@ -341,9 +341,9 @@ each_once() {
 	break_slot 96 3
 	"$@"
 	unchanged
-	as_model
+	all_read
 }
-check "three slots side by side, each of which fails once: all is read" each_once as_model
+check "three slots side by side, each of which fails once: all is read" each_once all_read
 too_often() {
 	break_slot 80 5
 	each_once fails_with "Input/output error" get /dev/mapper/r 80 24
@@ -353,7 +353,7 @@ once_more() {
 	message r set read_retries 1
 	each_once fails_with "Input/output error" get /dev/mapper/r 80 24
 	break_slot 80 1 5
-	as_model
+	all_read
 	unchanged
 }
 check "read_retries 1: the same; and a unit that fails once more is read block by block" once_more
