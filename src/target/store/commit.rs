@@ -360,14 +360,19 @@ impl Store<'_> {
     ) -> Set {
         let flush = || self.spare.device().flush();
         let copies = self.geometry.areas().len();
-        if let Err(status) = flush() {
-            // What was written to slots may be gone.
-            for copy in 0..copies {
-                self.errors.add(1);
-                self.note_replica(&mut disk.failing, copy, Err(status));
+        let flushes = match flush() {
+            Ok(()) => true,
+            Err(status) if flush().is_ok() => {
+                // What was written to slots may be gone.
+                for copy in 0..copies {
+                    self.errors.add(1);
+                    self.note_replica(&mut disk.failing, copy, Err(status));
+                }
+                return 0;
             }
-            return 0;
-        }
+            // The spare may be made of several devices, and one of them fails.
+            Err(_) => false,
+        };
         let now = dm::unix_seconds();
         let (mut taken, mut composed) = (0, None);
         let mut replicas = [const { Replica::new() }; MAX_COPIES as usize];
@@ -376,9 +381,10 @@ impl Store<'_> {
         for turn in 0..copies {
             // Nothing but one block may be in the spare's cache.
             let is_last = wanted.is_power_of_two() && turn + 1 == copies;
-            let durability = match is_last {
-                true => Durability::Durable,
-                false => Durability::Cached,
+            let durability = match (flushes, is_last) {
+                (false, _) => Durability::DurableBehind,
+                (true, true) => Durability::Durable,
+                (true, false) => Durability::Cached,
             };
             before = before.or_else(|_| flush());
             let mut at = None;
@@ -397,7 +403,7 @@ impl Store<'_> {
                 let done = before.and_then(|()| replica.patience.ask(write));
                 replica.note(only(place), done);
             }
-            if !is_last {
+            if flushes && !is_last {
                 before = before.and_then(|()| flush());
             }
             for replica in &mut replicas {
