@@ -60,7 +60,7 @@ slow() { # READ-MS WRITE-MS
 	for at in 136 144; do
 		at=$(($(od -An -t u8 -j $at -N 8 /dev/disk) * 8))
 		k+=($at $((at + 66 * 8 - 1)))
-		bad disk ${k[-2]} ${k[-1]}
+		bad disk "${k[-2]}" "${k[-1]}"
 	done
 	segments "delay /dev/disk @ $1 /dev/disk @ $2 /dev/disk @ 0" /dev/disk "${k[@]}" | reload spare
 }
