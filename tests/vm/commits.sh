@@ -29,7 +29,7 @@ cost() {
 # at_once FIRST STEP [COUNT]: 64 units, or COUNT, every STEP-th from sector FIRST on, in flight together.
 at_once() {
 	fio --name=w --filename=/dev/mapper/r --direct=1 --ioengine=libaio --iodepth=64 --iodepth_batch=64 --bs=4k \
-		--rw=write:$((4 * $2 - 4))k --offset=$(($1 / 2))k --size=$((4 * ${3:-64} * $2))k --number_ios=${3:-64}
+		--rw=write:$((4 * $2 - 4))k --offset=$(($1 / 2))k --size=$((4 * ${3:-64} * $2))k --number_ios="${3:-64}"
 }
 
 by_itself() {
@@ -59,7 +59,7 @@ slow() { # READ-MS WRITE-MS
 	local at k=()
 	for at in 136 144; do
 		at=$(($(od -An -t u8 -j $at -N 8 /dev/disk) * 8))
-		k+=($at $((at + 66 * 8 - 1)))
+		k+=("$at" $((at + 66 * 8 - 1)))
 		bad disk "${k[-2]}" "${k[-1]}"
 	done
 	segments "delay /dev/disk @ $1 /dev/disk @ $2 /dev/disk @ 0" /dev/disk "${k[@]}" | reload spare
