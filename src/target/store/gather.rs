@@ -3,10 +3,11 @@
 //! Who commits takes along what others are about to bring.
 //!
 //! Many writes that fail at once are recovered side by side, and come to their commits one by one. So whoever is to write
-//! waits until all writes that have been handed to recovery have brought their requests or are through, as long as one after the other
-//! does. Those that wait for another write to the same unit do not count. The others may be held up all the same, by main or by what
-//! whoever waits here holds, or not even run: after a moment in which nothing came, or some moments, or some moments, it goes on, and nobody waits again before no such write
-//! is left. So no more depends on this than how many are written at once. A write alone waits for nobody.
+//! waits until all writes that have been handed to recovery have brought their requests or are through, as long as one
+//! after the other does. Those that wait for another write to the same unit do not count. The others may be held up all the
+//! same, by main or by what whoever waits here holds, or not even run: after a moment in which nothing came, or some
+//! moments in all, it goes on, and nobody waits again before no such write is left. So no more depends on this than how
+//! many are written at once. A write alone waits for nobody.
 
 use super::{Request, Requests, Store, MAX_REQUESTS};
 use kernel::{

@@ -11,13 +11,14 @@
 //! A commit changes records of one or more table blocks. Whoever needs one adds it to the list of
 //! requests and then flushes the list ([`Store::commit`]): the first to get the `disk` mutex writes
 //! for all whose requests wait, the others find theirs done. So many waiting bios cost few writes,
-//! and no commit depends on queued work, only on a thread that is doing I/O. Before that, it waits for writes that are about to
-//! bring a request ([`gather`]).
+//! and no commit depends on queued work, only on a thread that is doing I/O. Before it writes, it waits
+//! for others that are about to bring a request ([`gather`]).
 //!
 //! A table block is read back from the spare before it is changed, unless it was one of the last
 //! ones written: memory holds no copy of the table. All blocks that wait are written together, as a
-//! group: first a flush, which makes the slots durable that were written before; then one replica of each block, and a flush, or `REQ_FUA` if it is one
-//! block alone; then the next replica of each.
+//! group: first a flush, which makes the slots durable that were written before; then one replica
+//! of each block, and a flush; then the next replica of each, and so on. The last replica of a
+//! block alone is written with `REQ_FUA` instead of a flush.
 
 mod check;
 mod commit;
