@@ -107,26 +107,24 @@ impl<E: Copy> RcuSlice<E> {
         unsafe { self.0.as_ref() }
     }
 
-    /// Adds `elements`, as many as there is room for. Any context.
-    pub(crate) fn extend(&mut self, elements: &[E]) {
-        let (length, capacity) = (
-            self.header().length as usize,
-            self.header().capacity as usize,
-        );
-        let count = elements.len().min(capacity.saturating_sub(length));
-        // SAFETY: The elements `length..length + count` are inside the allocation, by the invariant, which
-        // `elements`, a shared borrow, does not overlap; nobody else has the allocation.
-        unsafe {
-            let to = self.0.add(1).cast::<E>().add(length);
-            to.copy_from_nonoverlapping(NonNull::from(elements).cast(), count);
-            // INVARIANT: So many more are initialised. It is at most the capacity, so it fits.
-            (*self.0.as_ptr()).length = (length + count) as u32;
+    /// Adds `element`, if there is room for it. Any context.
+    #[inline]
+    pub(crate) fn push(&mut self, element: E) {
+        let (length, capacity) = (self.header().length, self.header().capacity);
+        if length < capacity {
+            // SAFETY: Element `length` is inside the allocation, by the invariant, and nobody else has that.
+            unsafe {
+                let to = self.0.add(1).cast::<E>().add(length as usize);
+                to.write(element);
+                // INVARIANT: One more is initialised. It is at most the capacity, so it fits.
+                (*self.0.as_ptr()).length = length + 1;
+            }
         }
     }
 
-    /// How many elements were added.
-    pub(crate) fn len(&self) -> usize {
-        self.header().length as usize
+    /// Adds `elements`, as many as there is room for. Any context.
+    pub(crate) fn extend(&mut self, elements: &[E]) {
+        elements.iter().for_each(|element| self.push(*element));
     }
 
     fn into_raw(self) -> *mut Header {

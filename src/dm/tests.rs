@@ -82,7 +82,7 @@ mod published {
         let mut slice = RcuSlice::with_capacity(3, GFP_KERNEL)?;
         slice.extend(&[1u64, 2]);
         slice.extend(&[3, 4, 5]);
-        assert_eq!(slice.len(), 3);
+        slice.push(6);
         cell.replace(Some(slice));
         assert!(*cell.read(&rcu_read_lock()) == [1, 2, 3]);
         cell.replace(None);

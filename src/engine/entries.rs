@@ -311,8 +311,14 @@ impl Layout {
 
     /// The words of `entry`, [`Self::stride`] of which count.
     pub fn pack(&self, entry: &Entry) -> [u64; 2] {
-        let flag = |bit, set: bool| if set { bit } else { 0 };
         let (_, key) = self.place(entry.unit);
+        self.pack_at(key, entry)
+    }
+
+    /// As [`Self::pack`], of an entry whose key is known.
+    #[inline]
+    pub fn pack_at(&self, key: u64, entry: &Entry) -> [u64; 2] {
+        let flag = |bit, set: bool| if set { bit } else { 0 };
         let word = key.wrapping_shl(self.key_shift)
             | u64::from(entry.slot.0).wrapping_shl(self.slot_shift)
             | flag(HELD, entry.held)
@@ -490,98 +496,52 @@ fn bisect(count: usize, is_below: impl Fn(usize) -> bool) -> usize {
     from
 }
 
-/// Sorts `list` by unit, in place, O(n log n), and O(n) if they are sorted: quicksort, with insertion sort
-/// where few are left, and heap sort where it does not divide.
+/// Sorts `list` by unit, and leaves those of one unit in their order: O(n), times the bytes in which the units differ.
+/// `scratch`, of the same length, is overwritten.
 ///
-/// `core`'s own sort calls a panic function that objtool does not know for one that never returns.
-pub fn sort_by_unit<T: OfUnit>(list: &mut [T]) {
-    if !list.is_sorted_by_key(T::unit) {
-        let levels = list.len().checked_ilog2().unwrap_or(0).saturating_mul(2);
-        quicksort(list, levels);
-    }
-}
-
-const FEW: usize = 16;
-
-fn unit_at<T: OfUnit>(list: &[T], at: usize) -> Option<Unit> {
-    list.get(at).map(T::unit)
-}
-
-/// At most `levels` deep; in practice as deep as there are halves.
-fn quicksort<T: OfUnit>(mut list: &mut [T], mut levels: u32) {
-    while list.len() > FEW {
-        if levels == 0 {
-            return heap_sort(list);
-        }
-        levels = levels.saturating_sub(1);
-        let middle = partition(list);
-        let Some((low, high)) = core::mem::take(&mut list).split_at_mut_checked(middle) else {
-            return;
+/// `core`'s own sorts call a panic function that objtool does not know for one that never returns.
+pub fn sort_by_unit<T: OfUnit + Copy>(list: &mut [T], scratch: &mut [T]) {
+    let first = list.first().map_or(0, |item| item.unit().0);
+    let differ = list.iter().fold(0, |all, item| all | item.unit().0 ^ first);
+    let mut is_in_scratch = false;
+    let (mut from, mut to) = (&mut *list, &mut *scratch);
+    for byte in 0..size_of::<u64>() {
+        let digit = |unit: Unit| {
+            unit.0
+                .to_le_bytes()
+                .get(byte)
+                .copied()
+                .map_or(0, usize::from)
         };
-        let smaller;
-        (smaller, list) = if low.len() < high.len() {
-            (low, high)
-        } else {
-            (high, low)
-        };
-        quicksort(smaller, levels);
+        if digit(Unit(differ)) == 0 {
+            continue;
+        }
+        // Of each digit, how many there are; then, where the next one goes. There are at most 2^32 slots.
+        let mut places = [0_u32; 256];
+        for item in from.iter() {
+            if let Some(count) = places.get_mut(digit(item.unit())) {
+                *count = count.wrapping_add(1);
+            }
+        }
+        let mut next = 0_u32;
+        for place in &mut places {
+            (*place, next) = (next, next.wrapping_add(*place));
+        }
+        for item in from.iter() {
+            if let Some(place) = places.get_mut(digit(item.unit())) {
+                if let Some(to) = to.get_mut(*place as usize) {
+                    *to = *item;
+                }
+                *place = place.wrapping_add(1);
+            }
+        }
+        core::mem::swap(&mut from, &mut to);
+        is_in_scratch = !is_in_scratch;
     }
-    for end in 1..list.len() {
-        let mut at = end;
-        while at > 0 && unit_at(list, at) < unit_at(list, at.wrapping_sub(1)) {
-            list.swap(at, at.wrapping_sub(1));
-            at = at.wrapping_sub(1);
-        }
-    }
-}
-
-/// Divides a list of more than two so that no unit of the first part is above one of the second; returns where
-/// the second begins. Neither is empty (Hoare's scheme, about the median of three).
-fn partition<T: OfUnit>(list: &mut [T]) -> usize {
-    let last = list.len().saturating_sub(1);
-    let [a, b, c] = [0, last / 2, last].map(|at| unit_at(list, at));
-    let pivot = a.min(b).max(a.max(b).min(c));
-    let (mut low, mut high) = (0, last);
-    loop {
-        while unit_at(list, low) < pivot {
-            low = low.wrapping_add(1);
-        }
-        while unit_at(list, high) > pivot {
-            high = high.wrapping_sub(1);
-        }
-        if low >= high {
-            return high.saturating_add(1).min(last);
-        }
-        list.swap(low, high);
-        low = low.wrapping_add(1);
-        high = high.wrapping_sub(1);
-    }
-}
-
-fn heap_sort<T: OfUnit>(list: &mut [T]) {
-    // Moves what is at `root` down until both below it are smaller.
-    let sift = |heap: &mut [T], mut root: usize| loop {
-        let left = root.saturating_mul(2).saturating_add(1);
-        let right = left.saturating_add(1);
-        let larger = if unit_at(heap, right) > unit_at(heap, left) {
-            right
-        } else {
-            left
-        };
-        if unit_at(heap, larger) <= unit_at(heap, root) {
-            return;
-        }
-        heap.swap(root, larger);
-        root = larger;
-    };
-    for root in (0..list.len() / 2).rev() {
-        sift(list, root);
-    }
-    for end in (1..list.len()).rev() {
-        list.swap(0, end);
-        if let Some(heap) = list.get_mut(..end) {
-            sift(heap, 0);
-        }
+    if is_in_scratch {
+        list.iter_mut()
+            .zip(scratch)
+            .for_each(|(to, from)| *to = *from);
     }
 }
 
@@ -595,28 +555,21 @@ mod tests {
     proptest! {
         #[test]
         fn sorting_is_that_of_the_standard_library(
-            units in proptest::collection::vec(0u64..500, 0..300), few in 1u64..500, levels in 0u32..4,
+            units in proptest::collection::vec(any::<u64>(), 0..300), few in 1u64..500, shift in 0u32..64,
         ) {
-            // Many of the same, so that few levels are left; sorted backwards; and as they come.
+            // Far apart; many of the same; few bits in which they differ, wherever they are; sorted backwards.
             let same: Vec<u64> = units.iter().map(|u| u % few).collect();
-            let mut backwards = units.clone();
+            let near = units.iter().map(|u| u % 512 << shift).collect();
+            let mut backwards = same.clone();
             backwards.sort_unstable_by(|a, b| b.cmp(a));
-            for units in [units, same, backwards] {
-                let mut expected = units.clone();
-                expected.sort_unstable();
-                let entries: Vec<Entry> = units.iter().enumerate()
+            for units in [units, same, near, backwards] {
+                let mut sorted: Vec<Entry> = units.iter().enumerate()
                     .map(|(n, u)| Entry::new(Unit(*u), Slot(n as u32), 0)).collect();
-                for sort in [sort_by_unit::<Entry>, heap_sort, |e: &mut [Entry]| quicksort(e, 3)] {
-                    let mut sorted = entries.clone();
-                    sort(&mut sorted);
-                    prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected.iter().copied()));
-                    let mut slots: Vec<u32> = sorted.iter().map(|e| e.slot.0).collect();
-                    slots.sort_unstable();
-                    prop_assert!(slots.into_iter().eq(0..units.len() as u32));
-                }
-                let mut sorted = entries;
-                quicksort(&mut sorted, levels);
-                prop_assert!(sorted.iter().map(|e| e.unit.0).eq(expected));
+                let mut expected = sorted.clone();
+                expected.sort_by_key(|e| e.unit);
+                let mut scratch = sorted.clone();
+                sort_by_unit(&mut sorted, &mut scratch);
+                prop_assert_eq!(sorted, expected);
             }
         }
 
@@ -627,7 +580,7 @@ mod tests {
             let mut losses: Vec<Loss> = (0..).zip(&units)
                 .map(|(n, (unit, mask))| Loss { unit: Unit(*unit), mask: *mask, slot: Slot(n) }).collect();
             losses.push(Loss { unit: Unit(u64::MAX), mask: 1, slot: Slot(99) });
-            sort_by_unit(&mut losses);
+            losses.sort_by_key(|l| l.unit);
             prop_assert!(losses.is_sorted_by_key(|l| l.unit));
             for unit in (0..41).chain([more, u64::MAX - 1, u64::MAX]).map(Unit) {
                 let expected: Vec<Loss> = losses.iter().copied().filter(|l| l.unit == unit).collect();
@@ -721,7 +674,7 @@ mod tests {
                     // Of two slots; sorted, as they always are.
                     losses.push(Loss { unit, mask: lost & 0x55, slot });
                     losses.push(Loss { unit, mask: lost & !0x55, slot });
-                    sort_by_unit(&mut losses);
+                    losses.sort_by_key(|l| l.unit);
                     Entry { lost, held, yields, ..Entry::new(unit, slot, mask) }
                 });
                 let (before, behind) = layout.around(&words, unit);

@@ -532,18 +532,6 @@ pub fn set_record(block: &mut Block, index: usize, update: &Update, now: u64) {
     };
 }
 
-/// Why and when record `index` of a table block was written.
-pub fn record_origin(block: &Block, index: usize) -> Origin {
-    let t = TableBlockOnDisk::ref_from_bytes(block).ok();
-    match t.and_then(|t| t.records.get(index)) {
-        None => Origin::default(),
-        Some(r) => Origin {
-            cause: r.cause.get(),
-            changed: r.changed.get(),
-        },
-    }
-}
-
 /// Reads record `index` of valid table block `number` for `geometry`.
 ///
 /// Bad: a state, unit, or mask that no writer of this version makes.
@@ -553,47 +541,93 @@ pub fn record(
     index: usize,
     geometry: &Geometry,
 ) -> Result<State, Refusal> {
-    record_for(
-        geometry.slot_at(number, index as u64),
-        block,
-        index,
-        geometry,
-    )
-}
-
-/// Reads record `index` of a valid table block for `geometry`, which is that of `slot`, if that exists; otherwise as [`record`].
-pub fn record_for(
-    slot: Option<Slot>,
-    block: &Block,
-    index: usize,
-    geometry: &Geometry,
-) -> Result<State, Refusal> {
-    let r = match TableBlockOnDisk::ref_from_bytes(block) {
-        Ok(t) => t.records.get(index),
-        Err(_) => None,
-    };
-    let Some(r) = r else {
+    let t = TableBlockOnDisk::ref_from_bytes(block).ok();
+    let Some(r) = t.and_then(|t| t.records.get(index)) else {
         return Err(c"no such record");
     };
-    let unit = Unit(r.main_unit.get());
-    let mask = r.valid_mask.get();
-    let state = match r.state.get() {
-        0 => return Ok(State::Free),
-        1 => State::Entry { unit, mask },
-        2 => State::Bad { unit, lost: mask },
-        3 => State::Moved { unit, mask },
-        _ => return Err(c"unknown state"),
+    let state = r.state(geometry, geometry.units())?;
+    if state != State::Free {
+        let slot = geometry.slot_at(number, index as u64);
+        usable(slot, |slot| geometry.is_reserved(slot))?;
+    }
+    Ok(state)
+}
+
+/// A record that is not of a free slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The slot.
+    pub slot: Slot,
+    /// What it says.
+    pub state: State,
+    /// Why and when it was written.
+    pub origin: Origin,
+}
+
+/// Reads the records of valid table block `number` for `geometry`, as [`record`], and calls `see` with the index and what it
+/// says of each that is not of a free slot.
+pub fn each_record(
+    block: &Block,
+    number: u64,
+    geometry: &Geometry,
+    mut see: impl FnMut(usize, Result<Record, Refusal>),
+) {
+    let Ok(t) = TableBlockOnDisk::ref_from_bytes(block) else {
+        return;
     };
-    if unit.0 >= geometry.units() {
-        return Err(c"unit past the end of main");
+    // There may be millions of records; but few blocks have a slot that is reserved.
+    let units = geometry.units();
+    let first = number.saturating_mul(RECORDS_PER_BLOCK);
+    let slots = first..first.saturating_add(RECORDS_PER_BLOCK);
+    let has_reserved = geometry.reserved(slots).next().is_some();
+    for (index, r) in t.records.iter().enumerate() {
+        if r.state.get() == 0 {
+            continue;
+        }
+        let read = || {
+            let state = r.state(geometry, units)?;
+            let slot = geometry.slot_at(number, index as u64);
+            Ok(Record {
+                slot: usable(slot, |slot| has_reserved && geometry.is_reserved(slot))?,
+                state,
+                origin: Origin {
+                    cause: r.cause.get(),
+                    changed: r.changed.get(),
+                },
+            })
+        };
+        see(index, read());
     }
-    if mask & !geometry.unit_mask(unit) != 0 {
-        return Err(c"mask outside the unit");
+}
+
+impl RecordOnDisk {
+    /// What it says, for `geometry`, whose main has so many units.
+    fn state(&self, geometry: &Geometry, units: u64) -> Result<State, Refusal> {
+        let unit = Unit(self.main_unit.get());
+        let mask = self.valid_mask.get();
+        let state = match self.state.get() {
+            0 => return Ok(State::Free),
+            1 => State::Entry { unit, mask },
+            2 => State::Bad { unit, lost: mask },
+            3 => State::Moved { unit, mask },
+            _ => return Err(c"unknown state"),
+        };
+        if unit.0 >= units {
+            return Err(c"unit past the end of main");
+        }
+        if mask != 0 && mask & !geometry.unit_mask(unit) != 0 {
+            return Err(c"mask outside the unit");
+        }
+        Ok(state)
     }
+}
+
+/// The slot of a record that is not free.
+fn usable(slot: Option<Slot>, is_reserved: impl FnOnce(Slot) -> bool) -> Result<Slot, Refusal> {
     match slot {
         None => Err(c"record of a slot that does not exist"),
-        Some(slot) if geometry.is_reserved(slot) => Err(c"slot inside a metadata area"),
-        Some(_) => Ok(state),
+        Some(slot) if is_reserved(slot) => Err(c"slot inside a metadata area"),
+        Some(slot) => Ok(slot),
     }
 }
 

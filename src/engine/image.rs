@@ -9,10 +9,10 @@
 //! of the region.
 
 use super::format::{
-    is_blank, is_unused_table, is_used_table, next_in_use, record_for, record_origin,
-    table_generation, Block, Crc32c, Fault, Origin, State, Superblock,
+    each_record, is_blank, is_unused_table, is_used_table, next_in_use, table_generation, Block,
+    Crc32c, Fault, Record, Superblock,
 };
-use super::geometry::{Geometry, BLOCK_SECTORS, MAX_COPIES, RECORDS_PER_BLOCK};
+use super::geometry::{BLOCK_SECTORS, MAX_COPIES};
 use super::{Refusal, Slot, Unit};
 use core::fmt;
 use core::ops::Range;
@@ -441,15 +441,8 @@ pub enum Seen<'a> {
         /// The one that counts.
         block: &'a Block,
     },
-    /// A record of that block that is not of a free slot.
-    Record {
-        /// The slot.
-        slot: Slot,
-        /// What it says.
-        state: State,
-        /// Why and when it was written.
-        origin: Origin,
-    },
+    /// A record of that block.
+    Record(Record),
 }
 
 /// Reads all replicas of those table blocks that are in use, and calls `see` with what is there. Returns how many are
@@ -550,35 +543,17 @@ fn read_block(
         replicas: &replicas,
         block,
     });
-    read_records(block, number, g, see);
+    each_record(block, number, g, |index, record| {
+        see(match record {
+            Ok(record) => Seen::Record(record),
+            Err(why) => Seen::Finding(Finding::Record {
+                block: number,
+                index,
+                why,
+            }),
+        });
+    });
     next_in_use(block)
-}
-
-/// Checks the records of table block `number` and calls `see` with those not of free slots.
-fn read_records(block: &Block, number: u64, geometry: &Geometry, see: &mut dyn FnMut(Seen<'_>)) {
-    for index in 0..RECORDS_PER_BLOCK as usize {
-        let slot = geometry.slot_at(number, index as u64);
-        let state = match record_for(slot, block, index, geometry) {
-            Ok(State::Free) => continue,
-            Ok(state) => state,
-            Err(why) => {
-                see(Seen::Finding(Finding::Record {
-                    block: number,
-                    index,
-                    why,
-                }));
-                continue;
-            }
-        };
-        if let Some(slot) = slot {
-            let origin = record_origin(block, index);
-            see(Seen::Record {
-                slot,
-                state,
-                origin,
-            });
-        }
-    }
 }
 
 #[cfg(test)]
@@ -586,9 +561,9 @@ mod tests {
     use super::super::entries::{Entry, Loss};
     use super::super::format::{
         blank_table_block, record, seal_table_block, set_next_in_use, set_record,
-        update_superblock, Cause, Update,
+        update_superblock, Cause, State, Update,
     };
-    use super::super::geometry::BLOCK_SIZE;
+    use super::super::geometry::{Geometry, BLOCK_SIZE};
     use super::super::identity::Identity;
     use super::*;
     use proptest::prelude::*;
@@ -769,7 +744,7 @@ mod tests {
             &mut |seen| match seen {
                 Seen::Finding(f) => wrong.push(f),
                 Seen::Block { .. } => (),
-                Seen::Record { slot, state, .. } => match state {
+                Seen::Record(Record { slot, state, .. }) => match state {
                     State::Entry { unit, mask } => entries.push(Entry::new(unit, slot, mask)),
                     State::Moved { unit, mask } => entries.push(Entry {
                         held: true,
@@ -782,7 +757,9 @@ mod tests {
                 },
             },
         );
-        let stay = settle(&mut entries, &mut losses, &mut |seen| {
+        entries.sort_by_key(|e| e.unit);
+        losses.sort_by_key(|l| l.unit);
+        let stay = settle(&mut entries, &losses, &mut |seen| {
             if let Settled::Finding(f) = seen {
                 wrong.push(f);
             }
@@ -1134,13 +1111,13 @@ mod tests {
                 &mut room,
                 crc,
                 &mut |seen| match seen {
-                    Seen::Record { slot, state: State::Entry { unit, mask }, .. } => {
+                    Seen::Record(Record { slot, state: State::Entry { unit, mask }, .. }) => {
                         entries.push(Entry::new(unit, slot, mask));
                     }
-                    Seen::Record { slot, state: State::Moved { unit, mask }, .. } => {
+                    Seen::Record(Record { slot, state: State::Moved { unit, mask }, .. }) => {
                         entries.push(Entry { held: true, ..Entry::new(unit, slot, mask) });
                     }
-                    Seen::Record { slot, state: State::Bad { unit, lost: mask }, .. } => {
+                    Seen::Record(Record { slot, state: State::Bad { unit, lost: mask }, .. }) => {
                         losses.push(Loss { unit, mask, slot });
                     }
                     Seen::Finding(f) => wrong.push(f),

@@ -491,27 +491,39 @@ impl Entries {
         self.regions().iter().for_each(|c| c.replace(None));
         self.losses.replace(None);
 
-        let mut lengths = KVVec::from_elem(0_usize, layout.regions(), GFP_KERNEL)?;
+        let stride = layout.stride();
+        let mut lengths = KVVec::from_elem(0_u32, layout.regions(), GFP_KERNEL)?;
         for entry in sorted {
             let length = lengths.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
-            *length += layout.stride();
+            *length += stride as u32;
         }
         let mut slices = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
         for length in lengths {
-            slices.push(RcuSlice::with_capacity(length, GFP_KERNEL)?, GFP_KERNEL)?;
+            let slice = match length {
+                0 => None,
+                _ => Some(RcuSlice::with_capacity(length as usize, GFP_KERNEL)?),
+            };
+            slices.push(slice, GFP_KERNEL)?;
         }
         let mut slice = RcuSlice::with_capacity(losses.len(), GFP_KERNEL)?;
         slice.extend(losses);
         self.losses.replace((!losses.is_empty()).then_some(slice));
         for entry in sorted {
             self.filter.set(layout.group_of(entry.unit));
-            let slice = slices.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
-            let packed = layout.pack(entry);
-            slice.extend(packed.get(..layout.stride()).unwrap_or(&packed));
+            let (region, key) = layout.place(entry.unit);
+            let slice = slices.get_mut(region).and_then(Option::as_mut);
+            let slice = slice.ok_or(EINVAL)?;
+            let [word, mask] = layout.pack_at(key, entry);
+            slice.push(word);
+            if stride > 1 {
+                slice.push(mask);
+            }
             updater.counts.change(entry, 1);
         }
         for (cell, slice) in self.regions().iter().zip(slices) {
-            cell.replace((slice.len() > 0).then_some(slice));
+            if slice.is_some() {
+                cell.replace(slice);
+            }
         }
         Ok(())
     }

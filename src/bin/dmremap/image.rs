@@ -8,7 +8,7 @@ use crate::region::{Access, Region};
 use crate::{change, ui, Status};
 use anyhow::{ensure, Context as _, Result};
 use dm_remap::engine::entries::{Entry, Loss};
-use dm_remap::engine::format::{Block, Fault, Origin, State, Superblock, FOREIGN};
+use dm_remap::engine::format::{Block, Fault, Origin, Record, State, Superblock, FOREIGN};
 use dm_remap::engine::geometry::{Geometry, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES};
 use dm_remap::engine::image::{
     ends, in_use, read_table, settle, text, Ends, Finding, Found, Seen, Settled, Severity,
@@ -243,22 +243,22 @@ impl Image {
                     }
                 }
             }
-            Seen::Record {
+            Seen::Record(Record {
                 slot,
                 state: state @ (State::Entry { unit, mask } | State::Moved { unit, mask }),
                 origin,
-            } => {
+            }) => {
                 self.entries.push(Entry {
                     held: matches!(state, State::Moved { .. }),
                     ..Entry::new(unit, slot, mask)
                 });
                 self.origins.push((slot, origin));
             }
-            Seen::Record {
+            Seen::Record(Record {
                 slot,
                 state: State::Bad { unit, lost },
                 origin,
-            } => {
+            }) => {
                 self.bad.push(BadSlot {
                     slot,
                     unit,
@@ -270,14 +270,16 @@ impl Image {
                     losses.push(Loss { unit, mask, slot });
                 }
             }
-            Seen::Record { .. } => (),
+            Seen::Record(_) => (),
         }
     }
 
     /// Compares what was seen; slots that were replaced are bad from here on.
     fn settle(&mut self, mut losses: Vec<Loss>) {
         let mut seen = Vec::new();
-        let stay = settle(&mut self.entries, &mut losses, &mut |what| seen.push(what));
+        self.entries.sort_by_key(|e| e.unit);
+        losses.sort_by_key(|l| l.unit);
+        let stay = settle(&mut self.entries, &losses, &mut |what| seen.push(what));
         self.entries.truncate(stay);
         for what in seen {
             match what {

@@ -2,8 +2,7 @@
 
 //! Whether the records of a table agree with each other.
 
-use super::super::entries::{losses_of, sort_by_unit, those_of, Entry, Loss};
-use super::super::Unit;
+use super::super::entries::{losses_of, those_of, Entry, Loss};
 use super::Finding;
 use core::ops::Range;
 
@@ -23,7 +22,7 @@ pub enum Settled {
 /// moved to the front of `entries`.
 ///
 /// In `entries` as they are handed in, `held` stands for a record in state [`State::Moved`](super::State::Moved); in those that
-/// stay it is not set. `losses` are those of the records of bad slots that lost something. Both lists get
+/// stay it is not set. `losses` are those of the records of bad slots that lost something. Both lists are
 /// sorted by unit.
 ///
 /// - Of two entries of one unit, one of them moved, the moved one stays; [`Settled::Replaced`] tells what the
@@ -32,15 +31,31 @@ pub enum Settled {
 /// - No sector of a unit is lost twice, those apart that the entry has: else [`Finding::LostTwice`], once for
 ///   the unit.
 /// - A loss whose unit has no entry is [`Finding::Orphan`].
-pub fn settle(entries: &mut [Entry], losses: &mut [Loss], see: &mut dyn FnMut(Settled)) -> usize {
-    sort_by_unit(entries);
-    sort_by_unit(losses);
+pub fn settle(entries: &mut [Entry], losses: &[Loss], see: &mut dyn FnMut(Settled)) -> usize {
+    debug_assert!(entries.is_sorted_by_key(|e| e.unit) && losses.is_sorted_by_key(|l| l.unit));
     let (mut from, mut kept) = (0_usize, 0_usize);
-    while let Some((unit, count)) = run_at(entries, from) {
+    let mut lost = losses;
+    while let Some(entry) = entries.get(from).copied() {
+        let unit = entry.unit;
+        while let Some((_, behind)) = lost.split_first().filter(|(loss, _)| loss.unit < unit) {
+            lost = behind;
+        }
+        let is_lost = lost.first().is_some_and(|loss| loss.unit == unit);
+        let next = from.saturating_add(1);
+        let is_alone = entries.get(next).is_none_or(|other| other.unit != unit);
+        // As nearly all are, and there may be millions: it stays as it is.
+        if is_alone && !is_lost && !entry.held {
+            if let Some(to) = entries.get_mut(kept).filter(|_| kept != from) {
+                *to = entry;
+            }
+            (from, kept) = (next, kept.saturating_add(1));
+            continue;
+        }
+        let count = run_at(entries, from);
         let (replaced, stays) = join(entries, from..from.saturating_add(count), kept, see);
         let to = kept.saturating_add(stays);
         if let Some(staying) = entries.get_mut(kept..to) {
-            lose(staying, replaced, losses_of(losses, unit), see);
+            lose(staying, replaced, losses_of(lost, unit), see);
         }
         from = from.saturating_add(count);
         kept = to;
@@ -57,12 +72,11 @@ pub fn settle(entries: &mut [Entry], losses: &mut [Loss], see: &mut dyn FnMut(Se
     kept
 }
 
-/// The unit of entry `from`, and how many entries from there on are of it.
-fn run_at(entries: &[Entry], from: usize) -> Option<(Unit, usize)> {
-    let entries = entries.get(from..)?;
-    let unit = entries.first()?.unit;
-    let count = entries.iter().take_while(|e| e.unit == unit).count();
-    Some((unit, count))
+/// How many entries from `from` on are of the same unit.
+fn run_at(entries: &[Entry], from: usize) -> usize {
+    let entries = entries.get(from..).unwrap_or_default();
+    let unit = entries.first().map(|e| e.unit);
+    entries.iter().take_while(|e| Some(e.unit) == unit).count()
 }
 
 /// Moves those of `entries[of]`, all entries of one unit, that stay to `to` and behind. Returns how many they
@@ -142,7 +156,7 @@ fn lose(
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Slot;
+    use super::super::super::{Slot, Unit};
     use super::super::Severity;
     use super::*;
     use proptest::prelude::*;
@@ -171,7 +185,9 @@ mod tests {
     fn settled(entries: &[Entry], losses: &[Loss]) -> (Vec<Entry>, Vec<Settled>) {
         let (mut entries, mut losses) = (entries.to_vec(), losses.to_vec());
         let mut seen = Vec::new();
-        let stay = settle(&mut entries, &mut losses, &mut |what| seen.push(what));
+        entries.sort_by_key(|e| e.unit);
+        losses.sort_by_key(|l| l.unit);
+        let stay = settle(&mut entries, &losses, &mut |what| seen.push(what));
         assert!(losses.is_sorted_by_key(|l| l.unit));
         entries.truncate(stay);
         (entries, seen)

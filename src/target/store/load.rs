@@ -5,8 +5,8 @@
 use super::{window::Window, Disk, Store, TableBlock};
 use crate::dm::{self, IoBuffer};
 use crate::engine::{
-    entries::{sort_by_unit, Entry, Loss},
-    format::{self, Block, Cause, State, Superblock, Update},
+    entries::{sort_by_unit, Entry, Loss, OfUnit},
+    format::{self, Block, Cause, Record, State, Superblock, Update},
     geometry::{mask_of, BLOCK_SECTORS, BLOCK_SIZE, MAX_COPIES},
     group::Places,
     image::{self, Finding, Seen, Settled, Severity, Standing},
@@ -72,11 +72,11 @@ impl Store<'_> {
                 }
                 Ok(())
             }
-            Seen::Record {
+            Seen::Record(Record {
                 slot,
                 state,
                 origin,
-            } => {
+            }) => {
                 match state {
                     State::Free => (),
                     State::Bad { unit, lost: mask } => {
@@ -125,7 +125,9 @@ impl Store<'_> {
             slots.set_bad(slot);
         }
         let mut replaced = KVVec::<Loss>::new();
-        let count = image::settle(&mut list, &mut losses, &mut |settled| {
+        sort(&mut list)?;
+        sort(&mut losses)?;
+        let count = image::settle(&mut list, &losses, &mut |settled| {
             if result.is_err() {
                 return;
             }
@@ -149,7 +151,7 @@ impl Store<'_> {
             };
             disk.owed.push(update, GFP_KERNEL)?;
         }
-        sort_by_unit(&mut losses);
+        sort(&mut losses)?;
         entries.load(&list, &losses)?;
         *self.slots.lock() = slots;
         self.degraded.store(false, Relaxed);
@@ -159,6 +161,10 @@ impl Store<'_> {
     /// Whether `mask` has all or nothing of each logical block of `unit`.
     fn is_whole_blocks(&self, mask: u64, unit: Unit) -> bool {
         let all = self.geometry.unit_mask(unit);
+        // Nearly all have either.
+        if mask == 0 || mask == all {
+            return true;
+        }
         let mut left = mask;
         while left != 0 {
             let offset = left.trailing_zeros() & !(self.block - 1);
@@ -170,6 +176,17 @@ impl Store<'_> {
         }
         true
     }
+}
+
+/// Sorts `list` by unit. May sleep.
+fn sort<T: OfUnit + Copy>(list: &mut KVVec<T>) -> Result {
+    // As it mostly is: bad sectors are found in ascending order.
+    if !list.is_sorted_by_key(T::unit) {
+        let mut scratch = KVVec::with_capacity(list.len(), GFP_KERNEL)?;
+        scratch.extend_from_slice(list, GFP_KERNEL)?;
+        sort_by_unit(list, &mut scratch);
+    }
+    Ok(())
 }
 
 /// Reads the table blocks of a store, many at once.

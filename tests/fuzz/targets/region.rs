@@ -153,7 +153,7 @@ impl Region {
                         }
                     }
                 }
-                Seen::Record { slot, state, .. } => records.push((slot, state)),
+                Seen::Record(record) => records.push((record.slot, record.state)),
             },
         );
 
@@ -217,7 +217,9 @@ impl Region {
                 _ => (),
             }
         }
-        let stay = settle(&mut entries, &mut losses, &mut |seen| match seen {
+        entries.sort_by_key(|e| e.unit);
+        losses.sort_by_key(|l| l.unit);
+        let stay = settle(&mut entries, &losses, &mut |seen| match seen {
             Settled::Finding(finding) => findings.push(finding),
             Settled::Replaced(loss) => replaced.push(loss),
         });
