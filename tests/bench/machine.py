@@ -143,16 +143,16 @@ def instructions(action, *args):
 
 
 class Remap:
-    """A remap device, and the entries it began with."""
+    """A remap device, and the entries it began with, whose records were made in so many ascending runs."""
 
-    def __init__(self, name, count, kind, spare_mib):
-        self.name, self.count, self.kind = name, count, kind
+    def __init__(self, name, count, kind, spare_mib, runs=1):
+        self.name, self.count, self.kind, self.runs = name, count, kind, runs
         spare = f"spare-{name}"
         disk(spare, spare_mib, memory_backed=1)
         run("dmremap", "format", f"/dev/{spare}", "--main", "/dev/main", "--yes")
         self.units = entries(count, kind)
-        if count:
-            put("/run/bad", "".join(f"{unit * UNIT}\n" for unit in self.units))
+        for nth in range(runs if count else 0):
+            put("/run/bad", "".join(f"{unit * UNIT}\n" for unit in self.units[nth::runs]))
             run("dmremap", "import", f"/dev/{spare}", "/run/bad", "--format", "sectors")
             os.unlink("/run/bad")
         before = memory()
@@ -388,6 +388,11 @@ def main():
         remaps.append(Remap(name, count, kind, spare_mib))
         last = remaps[-1]
         log(f"{name} is there: {last.activation:,} instructions, {last.kernel_kib:,} KiB, {last.used_kib:,} KiB")
+    if full:
+        # Bad sectors that were found by and by, and not in one go from the first to the last.
+        mixed = Remap("remap-1e6-mixed", 10 ** 6, "random", spare_mib, 25)
+        run("dmsetup", "remove", mixed.name)
+        log(f"{mixed.name} was there: {mixed.activation:,} instructions")
     every = peers + [(r.name, f"/dev/mapper/{r.name}", 0) for r in remaps]
     linear = peers[1 if full else 0]
 
@@ -425,9 +430,9 @@ def main():
     if full:
         empty = remaps[0]
         result["activation"] = {r.name: {
-            "entries": r.count, "instructions": r.activation,
+            "entries": r.count, "runs": r.runs, "instructions": r.activation,
             "per_entry": round((r.activation - empty.activation) / max(r.count, 1)),
-        } for r in remaps}
+        } for r in [*remaps, mixed]}
         result["memory"] = {r.name: {
             "entries": r.count, "kernel_kib": r.kernel_kib, "used_kib": r.used_kib,
             # Exact to 100 KiB: of a thousand entries, nothing is to be seen.
