@@ -559,7 +559,7 @@ mod tests {
         ) {
             // Far apart; many of the same; few bits in which they differ, wherever they are; sorted backwards.
             let same: Vec<u64> = units.iter().map(|u| u % few).collect();
-            let near = units.iter().map(|u| u % 512 << shift).collect();
+            let near = units.iter().map(|u| (u % 512) << shift).collect();
             let mut backwards = same.clone();
             backwards.sort_unstable_by(|a, b| b.cmp(a));
             for units in [units, same, near, backwards] {
