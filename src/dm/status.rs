@@ -18,6 +18,8 @@ impl BlkStatus {
     pub(crate) const TARGET: Self = Self(bindings::BLK_STS_TARGET);
     /// Critical medium error.
     pub(crate) const MEDIUM: Self = Self(bindings::BLK_STS_MEDIUM);
+    /// The way to the device failed.
+    pub(crate) const TRANSPORT: Self = Self(bindings::BLK_STS_TRANSPORT);
     /// Not enough memory.
     pub(crate) const RESOURCE: Self = Self(bindings::BLK_STS_RESOURCE);
     /// Any other I/O error.

@@ -195,6 +195,9 @@ impl Remap<'_> {
     fn flush_ended<'a>(&self, bio: EndBio<'a>) -> Ended<'a> {
         if bio.target_bio_nr() != 0 {
             let flush = Flush(Stamp::from_cookie(bio.cookie()).count() as u32);
+            if !bio.status().is_ok() {
+                self.store.flush_failed();
+            }
             self.cache.ended(flush, bio.status());
             // Before anyone hears of it.
             self.be_careful();
@@ -207,7 +210,7 @@ impl Remap<'_> {
         let Some(flush) = self.cache.begin() else {
             return true;
         };
-        let status = self.spare().device().flush().err().unwrap_or(BlkStatus::OK);
+        let status = self.store.flush_cache().err().unwrap_or(BlkStatus::OK);
         self.cache.ended(flush, status);
         self.be_careful();
         status.is_ok()

@@ -9,6 +9,7 @@
 
 use super::{
     area::{Area, Sector},
+    store::Filling,
     vitals::PLACES_ASKED,
     Remap,
 };
@@ -129,12 +130,20 @@ impl Remap<'_> {
         offset: u32,
         count: u32,
         buffer: &mut IoBuffer,
+        filling: Filling,
     ) -> Result<(), NotCopied> {
         let to = self.slot_sector(slot, offset);
-        let written = self.spare().write(to, count, buffer, Durability::Cached);
-        written.map_err(|status| match self.is_bad(status) {
-            true => NotCopied::Unwritable,
-            false => NotCopied::Failed,
+        let written = self.spare().write(to, count, buffer, filling.durability());
+        written.map_err(|status| {
+            let mut is_cached = || {
+                let write = self.spare().write(to, count, buffer, Durability::Cached);
+                filling.is_through() && write.is_ok()
+            };
+            // It may be the flush after it that failed, as the disk does not know FUA.
+            match self.is_bad(status) && !is_cached() {
+                true => NotCopied::Unwritable,
+                false => NotCopied::Failed,
+            }
         })
     }
 
@@ -190,6 +199,7 @@ impl Remap<'_> {
                 }
             };
             self.entries.hold(&old);
+            let filling = self.store.filling();
             let source = Source {
                 area: &self.main,
                 start: self.main_sector(unit, 0),
@@ -197,7 +207,7 @@ impl Remap<'_> {
                 cautious: false,
             };
             let put = |offset, count, buffer: &mut IoBuffer| {
-                self.put_in_slot(old.slot, offset, count, buffer)
+                self.put_in_slot(old.slot, offset, count, buffer, filling)
             };
             let copied = self.copy(&source, &mut mover.unit, put);
             // Of a main device that is gone nothing can be read either.
@@ -216,7 +226,7 @@ impl Remap<'_> {
                     self.entries.set(unit, found.as_ref());
                     return Ok(mask);
                 }
-                return match self.establish(found, &new, true, cause) {
+                return match self.establish(found, &new, true, cause, filling) {
                     true => Ok(mask),
                     false => Err(EIO),
                 };

@@ -4,6 +4,7 @@
 
 use super::{
     relocate::{NotCopied, Source},
+    store::Filling,
     DeferredBio, Remap,
 };
 use crate::dm::{BlkStatus, Fua, IoBuffer};
@@ -37,18 +38,20 @@ impl Remap<'_> {
         old: Entry,
         bits: u64,
         unreadable: u64,
-        mut write: impl FnMut(Slot) -> Result<(), BlkStatus>,
+        mut write: impl FnMut(Slot, Filling) -> Result<(), BlkStatus>,
     ) -> bool {
         if !self.forget_made_good(&old) {
             return false;
         }
         self.entries.hold(&old);
+        let filling = self.store.filling();
         while let Some(slot) = self.new_slot_beside(old.slot) {
-            let written = write(slot).map_err(|status| match self.is_bad(status) {
+            let written = write(slot, filling).map_err(|status| match self.is_bad(status) {
                 true => NotCopied::Unwritable,
                 false => NotCopied::Failed,
             });
-            let lost = match written.and_then(|()| self.copy_slot(&old, bits, unreadable, slot)) {
+            let copied = written.and_then(|()| self.copy_slot(&old, bits, unreadable, slot, filling));
+            let lost = match copied {
                 Ok(lost) => lost,
                 Err(NotCopied::Unwritable) if self.retire(slot) => continue,
                 Err(_) => {
@@ -64,7 +67,7 @@ impl Remap<'_> {
                 ..old
             };
             let cause = if bits == 0 { Cause::Read } else { Cause::Write };
-            if !self.commit_move(&old, &new, lost, cause) {
+            if !self.commit_move(&old, &new, lost, cause, filling) {
                 // A replica may name the new slot: writes must not go to the old one unheard.
                 self.store.release_later(slot);
                 self.commit_later(old.unit);
@@ -100,7 +103,14 @@ impl Remap<'_> {
     /// other says that it is bad, which comes before any further commit (`docs/format.md`).
     ///
     /// `false`: not committed. A replica may have it all the same.
-    fn commit_move(&self, old: &Entry, new: &Entry, lost: u64, cause: Cause) -> bool {
+    fn commit_move(
+        &self,
+        old: &Entry,
+        new: &Entry,
+        lost: u64,
+        cause: Cause,
+        filling: Filling,
+    ) -> bool {
         let (unit, mask) = (new.unit, new.mask);
         let bad = Update {
             slot: old.slot,
@@ -108,7 +118,8 @@ impl Remap<'_> {
             cause,
         };
         if self.geometry.record_of(old.slot).0 == self.geometry.record_of(new.slot).0 {
-            return self.store.commit(&[self.update_of(new, cause), bad]);
+            let updates = [self.update_of(new, cause), bad];
+            return self.store.commit_data(&updates, Some(filling));
         }
         let moved = Update {
             slot: new.slot,
@@ -116,7 +127,8 @@ impl Remap<'_> {
             cause,
         };
         // The old record may still say that it has taken another's place itself.
-        self.store.commit(&[self.update_of(old, cause)]) && self.store.commit_then(moved, bad)
+        self.store.commit(&[self.update_of(old, cause)])
+            && self.store.commit_then(moved, filling, bad)
     }
 
     /// Losses of sectors that were written since stay on the spare until they could be mistaken for newer ones: before the
@@ -153,6 +165,7 @@ impl Remap<'_> {
         bits: u64,
         unreadable: u64,
         slot: Slot,
+        filling: Filling,
     ) -> Result<u64, NotCopied> {
         let mut buffer = self.slot_mover.lock();
         let has = old.mask & !bits;
@@ -163,8 +176,9 @@ impl Remap<'_> {
             // What is not tried now is asked for when it is read, if that is how it shall be.
             cautious: unreadable != 0 && self.asks_again(),
         };
-        let put =
-            |offset, count, buffer: &mut IoBuffer| self.put_in_slot(slot, offset, count, buffer);
+        let put = |offset, count, buffer: &mut IoBuffer| {
+            self.put_in_slot(slot, offset, count, buffer, filling)
+        };
         let lost = has & !self.copy(&source, &mut buffer, put)?;
         // It may be the whole spare that does not answer.
         if lost != 0 && !self.store.answers(&mut buffer) {
@@ -183,7 +197,7 @@ impl Remap<'_> {
         let entry = self.entries.get(unit);
         match entry.filter(|e| e.slot == slot && e.mask & bits != 0) {
             None => Replaced::ByOther,
-            Some(entry) if self.move_slot(entry, 0, bits, |_| Ok(())) => Replaced::Yes,
+            Some(entry) if self.move_slot(entry, 0, bits, |_, _| Ok(())) => Replaced::Yes,
             Some(_) => Replaced::No,
         }
     }
@@ -261,7 +275,8 @@ impl Remap<'_> {
             Err(status) if self.is_bad(status) => return Err(BlkStatus::MEDIUM),
             Err(status) => return Err(status),
         }
-        let written = self.put_in_slot(entry.slot, offset, count, &mut buffer);
+        let filling = self.store.filling();
+        let written = self.put_in_slot(entry.slot, offset, count, &mut buffer, filling);
         drop(buffer);
         let new = Entry {
             mask: entry.mask | bits,
@@ -269,7 +284,8 @@ impl Remap<'_> {
             held: false,
             ..*entry
         };
-        if written.is_err() || !self.establish(Some(*entry), &new, entry.held, Cause::Read) {
+        let (held, cause) = (entry.held, Cause::Read);
+        if written.is_err() || !self.establish(Some(*entry), &new, held, cause, filling) {
             return Ok(false);
         }
         self.report_entry(&new, "lost sectors can be read again");

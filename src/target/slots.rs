@@ -2,7 +2,7 @@
 
 //! Slots for units, and the records that say so.
 
-use super::Remap;
+use super::{store::Filling, Remap};
 use crate::dm;
 use crate::engine::{
     entries::Entry,
@@ -76,7 +76,7 @@ impl Remap<'_> {
         }
     }
 
-    /// Commits `new`, whose slot has its data, and shows it to `map`. The caller has the unit's lock.
+    /// Commits `new`, whose slot has its data by `filling`, and shows it to `map`. The caller has the unit's lock.
     ///
     /// `false`: not committed. `old` stays, or a pending entry comes into force: as a replica may say
     /// what `new` does, no write to the unit may go by without a commit. Nor may one that has been on its way to
@@ -87,8 +87,10 @@ impl Remap<'_> {
         new: &Entry,
         held: bool,
         cause: Cause,
+        filling: Filling,
     ) -> bool {
-        let done = self.store.commit(&[self.update_of(new, cause)]);
+        let update = self.update_of(new, cause);
+        let done = self.store.commit_data(&[update], Some(filling));
         let pending = Entry::new(new.unit, new.slot, 0);
         let stays = Entry {
             held,

@@ -2,7 +2,7 @@
 
 //! Writes in process context: to main what it takes, to slots what it does not.
 
-use super::{recover::Part, vitals::PLACES_ASKED, DeferredBio, Remap};
+use super::{recover::Part, store::Filling, vitals::PLACES_ASKED, DeferredBio, Remap};
 use crate::dm::BlkStatus;
 use crate::engine::{
     entries::Entry,
@@ -19,7 +19,13 @@ impl Remap<'_> {
         let mut skip = 0;
         while skip < bio.sectors() {
             let part = self.part_at(bio, skip);
-            self.write_part(bio, part, &mut writing)?;
+            let failures = self.store.flush_failures();
+            let mut done = self.write_part(bio, part, &mut writing);
+            if done.is_err() && failures != self.store.flush_failures() {
+                // A flush may have lost what was put in the slot.
+                done = self.write_part(bio, part, &mut writing);
+            }
+            done?;
             skip += part.count;
         }
         Ok(())
@@ -123,10 +129,11 @@ impl Remap<'_> {
     ) -> Result<(), BlkStatus> {
         loop {
             let slot = self.new_slot_for_data().ok_or(error)?;
-            match self.write_runs(bio, part, bits, slot) {
+            let filling = self.store.filling();
+            match self.write_runs(bio, part, bits, slot, filling) {
                 Ok(()) => {
                     let entry = Entry::new(part.unit, slot, bits);
-                    let done = self.establish(None, &entry, false, Cause::Write);
+                    let done = self.establish(None, &entry, false, Cause::Write, filling);
                     return if done { Ok(()) } else { Err(error) };
                 }
                 // Nothing is in the slot yet: another one does as well.
@@ -148,7 +155,8 @@ impl Remap<'_> {
         old: Entry,
         error: BlkStatus,
     ) -> Result<(), BlkStatus> {
-        match self.write_runs(bio, part, part.bits, old.slot) {
+        let filling = self.store.filling();
+        match self.write_runs(bio, part, part.bits, old.slot, filling) {
             Ok(()) => {
                 let new = Entry {
                     mask: old.mask | part.bits,
@@ -162,7 +170,7 @@ impl Remap<'_> {
                     self.cache.landed();
                     return Ok(());
                 }
-                match self.establish(Some(old), &new, old.held, Cause::Write) {
+                match self.establish(Some(old), &new, old.held, Cause::Write, filling) {
                     true => Ok(()),
                     false => Err(error),
                 }
@@ -176,7 +184,8 @@ impl Remap<'_> {
                     self.entries.set(part.unit, None);
                     return self.write_to_new_slot(bio, part, part.bits, error);
                 }
-                let write = |slot| self.write_runs(bio, part, part.bits, slot);
+                let write =
+                    |slot, filling| self.write_runs(bio, part, part.bits, slot, filling);
                 if self.move_slot(old, part.bits, 0, write) {
                     Ok(())
                 } else {
@@ -194,6 +203,7 @@ impl Remap<'_> {
         part: Part,
         bits: u64,
         slot: Slot,
+        filling: Filling,
     ) -> Result<(), BlkStatus> {
         let mut left = bits;
         while left != 0 {
@@ -201,7 +211,12 @@ impl Remap<'_> {
             let count = (left >> offset).trailing_ones();
             let skip = part.skip + (offset - part.offset());
             let at = self.slot_sector(slot, offset);
-            let status = self.spare().transfer(bio, at, skip, count, self.fua());
+            let write = |fua| self.spare().transfer(bio, at, skip, count, fua);
+            let status = write(filling.fua(self.fua()));
+            // As in `put_in_slot`.
+            if filling.is_through() && self.is_bad(status) && write(self.fua()).is_ok() {
+                return Err(BlkStatus::TRANSPORT);
+            }
             status.check()?;
             left &= !mask_of(offset, count);
         }

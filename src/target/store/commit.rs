@@ -2,7 +2,9 @@
 
 //! Changes of the table: records, many at a time, and whole blocks of them.
 
-use super::{as_block, as_block_mut, Disk, Progress, Request, Store, BLOCK, MAX_REQUESTS};
+use super::{
+    as_block, as_block_mut, Disk, Filling, Progress, Request, Store, BLOCK, MAX_REQUESTS,
+};
 use crate::dm::{self, BlkStatus, Durability};
 use crate::engine::{
     format::{self, Block, Update},
@@ -94,12 +96,24 @@ impl Store<'_> {
         !self.is_degraded() || self.flush()
     }
 
-    /// Makes `updates` (at most [`MAX_UPDATES`]) durable; those of one table block in one step. May
-    /// sleep. All writes to the spare that completed before are durable too.
+    /// Makes `updates` (at most [`MAX_UPDATES`]) durable, which speak of no data that were not durable before; those of one table
+    /// block in one step. May sleep.
     ///
     /// `false`: they are not, as far as is known. A replica may have them all the same, until the block
     /// is written again: a slot that they speak of must not be given out before, for anything else.
     pub(in super::super) fn commit(&self, updates: &[Update]) -> bool {
+        self.commit_data(updates, None)
+    }
+
+    /// As [`Self::commit`], and before that makes data durable that were put in slots.
+    ///
+    /// `false` as well, if [`Self::flush_failures`] has become more since then: they may be gone. It helps to put them there once
+    /// more.
+    pub(in super::super) fn commit_data(
+        &self,
+        updates: &[Update],
+        filling: Option<Filling>,
+    ) -> bool {
         let tickets = {
             let mut requests = self.requests.lock();
             while requests.list.len() + updates.len() > MAX_REQUESTS {
@@ -113,6 +127,7 @@ impl Store<'_> {
                 let request = Request {
                     ticket: requests.last_ticket,
                     update: *update,
+                    filling,
                     progress: Progress::Waiting,
                 };
                 // There is room, as was made sure.
@@ -138,12 +153,17 @@ impl Store<'_> {
         done == updates.len()
     }
 
-    /// Makes `first` durable, and then `then`, in another table block: if that cannot be written now, it is before
+    /// Makes `first` durable with its data, and then `then`, in another table block: if that cannot be written now, it is before
     /// anything else is. May sleep.
     ///
     /// `false`: `first` is not durable, as far as is known, and `then` is not made.
-    pub(in super::super) fn commit_then(&self, first: Update, then: Update) -> bool {
-        if !self.commit(&[first]) {
+    pub(in super::super) fn commit_then(
+        &self,
+        first: Update,
+        filling: Filling,
+        then: Update,
+    ) -> bool {
+        if !self.commit_data(&[first], Some(filling)) {
             return false;
         }
         // There is room for as many as there are threads.
@@ -190,8 +210,14 @@ impl Store<'_> {
         let mut requests = self.requests.lock();
         self.gather(&mut requests);
         for request in requests.list.iter_mut() {
-            if request.is_waiting() {
-                request.progress = Progress::Writing;
+            if !request.is_waiting() {
+                continue;
+            }
+            request.progress = match request.filling {
+                Some(filling) if !self.is_kept(filling) => Progress::Done(false),
+                _ => Progress::Writing,
+            };
+            if request.progress == Progress::Writing {
                 let _ = batch.push_within_capacity(request.update);
             }
         }
@@ -358,20 +384,17 @@ impl Store<'_> {
         wanted: Set,
         change: &impl Fn(u64, &mut Block),
     ) -> Set {
-        let flush = || self.spare.device().flush();
         let copies = self.geometry.areas().len();
-        let flushes = match flush() {
-            Ok(()) => true,
-            Err(status) if flush().is_ok() => {
-                // What was written to slots may be gone.
+        let flushes = match self.commit_flush(disk) {
+            Ok(flushes) => flushes,
+            Err(status) => {
+                // What was put in slots may be gone.
                 for copy in 0..copies {
                     self.errors.add(1);
                     self.note_replica(&mut disk.failing, copy, Err(status));
                 }
                 return 0;
             }
-            // The spare may be made of several devices, and one of them fails.
-            Err(_) => false,
         };
         let now = dm::unix_seconds();
         let (mut taken, mut composed) = (0, None);
@@ -382,11 +405,10 @@ impl Store<'_> {
             // Nothing but one block may be in the spare's cache.
             let is_last = wanted.is_power_of_two() && turn + 1 == copies;
             let durability = match (flushes, is_last) {
-                (false, _) => Durability::DurableBehind,
-                (true, true) => Durability::Durable,
+                (false, _) | (true, true) => Durability::Durable,
                 (true, false) => Durability::Cached,
             };
-            before = before.or_else(|_| flush());
+            before = before.or_else(|_| self.flush_cache());
             let mut at = None;
             while let Some((place, number)) = disk.places.next(wanted, &mut at) {
                 let copy = self.replica_at(turn, disk.table_block(number).missed);
@@ -404,7 +426,7 @@ impl Store<'_> {
                 replica.note(only(place), done);
             }
             if flushes && !is_last {
-                before = before.and_then(|()| flush());
+                before = before.and_then(|()| self.flush_cache());
             }
             for replica in &mut replicas {
                 taken |= replica.end_turn(before);

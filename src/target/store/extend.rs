@@ -3,7 +3,7 @@
 //! More of the table in use.
 
 use super::{as_block, as_block_mut, Disk, Store, TableBlock, BLOCK, CHUNK};
-use crate::dm::{self, BlkStatus, Durability};
+use crate::dm::{self, BlkStatus};
 use crate::engine::{format, geometry::RECORDS_PER_BLOCK, slots::SlotMap, Slot};
 use core::ops::Range;
 use kernel::{prelude::*, sync::atomic::Relaxed};
@@ -78,6 +78,7 @@ impl Store<'_> {
         disk: &mut Disk,
         numbers: Range<u64>,
     ) -> Result<(), BlkStatus> {
+        let durability = self.filling().durability();
         let uuid = disk.uuid;
         let mut written = Ok(());
         for copy in 0..self.geometry.areas().len() {
@@ -92,7 +93,7 @@ impl Store<'_> {
                 let length = count as u32 * BLOCK;
                 written = written.and_then(|()| {
                     self.spare
-                        .write(sector, length, &mut disk.chunk, Durability::Cached)
+                        .write(sector, length, &mut disk.chunk, durability)
                 });
             }
         }
@@ -121,6 +122,7 @@ impl Store<'_> {
 
     /// Writes table block `number`, which is not in use, without records, although not all replicas take it.
     fn make_block(&self, disk: &mut Disk, number: u64) -> bool {
+        let durability = self.filling().durability();
         let uuid = disk.uuid;
         let copies = 0..self.geometry.areas().len();
         let sector = |copy| self.sector(self.geometry.table_sector(copy, number));
@@ -148,7 +150,7 @@ impl Store<'_> {
         for copy in copies {
             let done = self
                 .spare
-                .write(sector(copy), BLOCK, &mut disk.other, Durability::Cached);
+                .write(sector(copy), BLOCK, &mut disk.other, durability);
             written += u32::from(done.is_ok());
             block.set_missed(copy, done.is_err());
             self.errors.add(u64::from(done.is_err()));

@@ -4,7 +4,7 @@
 //!
 //! - [`open`]: what lies there; formatting, and bringing it into force;
 //! - [`load`]: all of the table, by [`window`]s;
-//! - [`commit`]: changes of it; [`gather`]: many at once;
+//! - [`commit`]: changes of it; [`gather`]: many at once; [`flush`]: the spare's cache;
 //! - [`extend`]: more of it in use;
 //! - [`check`]: whether it is what it should be.
 //!
@@ -23,10 +23,13 @@
 mod check;
 mod commit;
 mod extend;
+mod flush;
 mod gather;
 mod load;
 mod open;
 mod window;
+
+pub(super) use flush::Filling;
 
 use super::{
     area::{OnSpare, Sector, Spare},
@@ -49,6 +52,7 @@ use kernel::{
         atomic::{Atomic, Relaxed},
         CondVar, Mutex,
     },
+    time::{Instant, Monotonic},
 };
 
 /// Requests that may wait at a time; more wait until there is room.
@@ -72,6 +76,8 @@ enum Progress {
 struct Request {
     ticket: u64,
     update: Update,
+    /// How the data that it speaks of were put in its slot, if there are any.
+    filling: Option<Filling>,
     progress: Progress,
 }
 
@@ -141,6 +147,8 @@ struct Disk {
     owed: KVVec<Update>,
     /// One bit for each replica that could not be written last.
     failing: u32,
+    /// When the last flush for a commit failed, if the last one did.
+    flush_failed: Option<Instant<Monotonic>>,
     /// Another block's room: a replica to compare, or one of `blocks` with a change.
     other: IoBuffer,
     /// Room for [`CHUNK`] new blocks.
@@ -191,6 +199,9 @@ pub(super) struct Store<'t> {
     #[pin]
     disk: Mutex<Disk>,
     degraded: Atomic<bool>,
+    /// The last flush for a commit failed. Changed with `disk` locked.
+    through: Atomic<bool>,
+    flush_failures: Atomic<u32>,
     /// Commits: table blocks written, alone or many together.
     pub(super) commits: Counter,
     /// Replicas that could not be written or read.
@@ -301,6 +312,7 @@ impl<'t> Store<'t> {
                     step: 1,
                     owed: KVVec::with_capacity(MAX_OWED, GFP_KERNEL)?,
                     failing: 0,
+                    flush_failed: None,
                     other: IoBuffer::new(BLOCK_SIZE)?,
                     chunk: IoBuffer::new(BLOCK_SIZE * CHUNK as usize)?,
                     batch: KVec::with_capacity(MAX_REQUESTS, GFP_KERNEL)?,
@@ -308,6 +320,8 @@ impl<'t> Store<'t> {
                 "dm_remap::disk"
             ),
             degraded: Atomic::new(false),
+            through: Atomic::new(false),
+            flush_failures: Atomic::new(0),
             commits: Counter::new(),
             errors: Counter::new(),
         })
