@@ -134,17 +134,19 @@ impl Remap<'_> {
     ) -> Result<(), NotCopied> {
         let to = self.slot_sector(slot, offset);
         let written = self.spare().write(to, count, buffer, filling.durability());
-        written.map_err(|status| {
-            let mut is_cached = || {
-                let write = self.spare().write(to, count, buffer, Durability::Cached);
-                filling.is_through() && write.is_ok()
-            };
-            // It may be the flush after it that failed, as the disk does not know FUA.
-            match self.is_bad(status) && !is_cached() {
-                true => NotCopied::Unwritable,
-                false => NotCopied::Failed,
-            }
-        })
+        let Err(status) = written else {
+            return Ok(());
+        };
+        if !self.is_bad(status) {
+            return Err(NotCopied::Failed);
+        }
+        // A disk that does not know FUA is flushed behind it, and it may be that which failed.
+        let mut write = || self.spare().write(to, count, buffer, Durability::Cached);
+        if filling.is_through() && write().is_ok() {
+            self.store.flush_failed();
+            return Err(NotCopied::Failed);
+        }
+        Err(NotCopied::Unwritable)
     }
 
     /// Has `unit` relocated in the background, as main could hardly read it.
@@ -181,6 +183,10 @@ impl Remap<'_> {
     /// Copies what main can read of `unit` to its slot, a new one if need be, and commits. May sleep.
     /// Returns the mask.
     pub(super) fn relocate(&self, unit: Unit, cause: Cause) -> Result<u64> {
+        self.store.once_more(|| self.try_to_relocate(unit, cause))
+    }
+
+    fn try_to_relocate(&self, unit: Unit, cause: Cause) -> Result<u64> {
         let mut mover = self.mover.lock();
         let _guard = self.units.lock(unit);
         let mut found = self.entries.get(unit);

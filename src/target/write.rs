@@ -3,7 +3,7 @@
 //! Writes in process context: to main what it takes, to slots what it does not.
 
 use super::{recover::Part, store::Filling, vitals::PLACES_ASKED, DeferredBio, Remap};
-use crate::dm::BlkStatus;
+use crate::dm::{BlkStatus, Fua};
 use crate::engine::{
     entries::Entry,
     format::Cause,
@@ -19,13 +19,8 @@ impl Remap<'_> {
         let mut skip = 0;
         while skip < bio.sectors() {
             let part = self.part_at(bio, skip);
-            let failures = self.store.flush_failures();
-            let mut done = self.write_part(bio, part, &mut writing);
-            if done.is_err() && failures != self.store.flush_failures() {
-                // A flush may have lost what was put in the slot.
-                done = self.write_part(bio, part, &mut writing);
-            }
-            done?;
+            self.store
+                .once_more(|| self.write_part(bio, part, &mut writing))?;
             skip += part.count;
         }
         Ok(())
@@ -212,9 +207,12 @@ impl Remap<'_> {
             let skip = part.skip + (offset - part.offset());
             let at = self.slot_sector(slot, offset);
             let write = |fua| self.spare().transfer(bio, at, skip, count, fua);
-            let status = write(filling.fua(self.fua()));
+            let fua = filling.fua(self.fua());
+            let status = write(fua);
             // As in `put_in_slot`.
-            if filling.is_through() && self.is_bad(status) && write(self.fua()).is_ok() {
+            let is_through = fua == Fua::Always || bio.is_fua();
+            if is_through && self.is_bad(status) && write(Fua::Never).is_ok() {
+                self.store.flush_failed();
                 return Err(BlkStatus::TRANSPORT);
             }
             status.check()?;

@@ -31,6 +31,8 @@ pub(crate) enum Fua {
     /// Whatever the bio says: it may have asked for it, and been sent to a device without a cache, for which the block
     /// layer takes it off (`submit_bio_noacct`).
     Always,
+    /// Not at all: it is for whoever wants to know whether it was that which failed.
+    Never,
 }
 
 /// The work function of target `T`'s deferred bios.
@@ -102,7 +104,11 @@ impl<T: Target> DeferredBio<'_, T> {
         if count == 0 || end.is_none_or(|end| end > self.sectors()) {
             return BlkStatus::IOERR;
         }
-        let is_fua = fua == Fua::Always || self.is_fua();
+        let is_fua = match fua {
+            Fua::AsAsked => self.is_fua(),
+            Fua::Always => true,
+            Fua::Never => false,
+        };
         match self.op() {
             Op::Read | Op::Write => (),
             Op::WriteZeroes => {
@@ -126,8 +132,10 @@ impl<T: Target> DeferredBio<'_, T> {
                 bio_trim(clone, skip.into(), count.into());
                 set_dev(clone, device.bdev());
                 // It is waited for now, whatever the submitter wanted; nobody polls for this clone.
-                (*clone).bi_opf &=
-                    !(bindings::REQ_NOWAIT | bindings::REQ_RAHEAD | bindings::REQ_POLLED);
+                (*clone).bi_opf &= !(bindings::REQ_NOWAIT
+                    | bindings::REQ_RAHEAD
+                    | bindings::REQ_POLLED
+                    | bindings::REQ_FUA);
                 if is_fua && self.op() == Op::Write {
                     (*clone).bi_opf |= bindings::REQ_FUA;
                 }

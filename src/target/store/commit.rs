@@ -107,8 +107,7 @@ impl Store<'_> {
 
     /// As [`Self::commit`], and before that makes data durable that were put in slots.
     ///
-    /// `false` as well, if [`Self::flush_failures`] has become more since then: they may be gone. It helps to put them there once
-    /// more.
+    /// `false` as well, if a flush failed since then: they may be gone ([`Self::once_more`]).
     pub(in super::super) fn commit_data(
         &self,
         updates: &[Update],
@@ -385,16 +384,9 @@ impl Store<'_> {
         change: &impl Fn(u64, &mut Block),
     ) -> Set {
         let copies = self.geometry.areas().len();
-        let flushes = match self.commit_flush(disk) {
-            Ok(flushes) => flushes,
-            Err(status) => {
-                // What was put in slots may be gone.
-                for copy in 0..copies {
-                    self.errors.add(1);
-                    self.note_replica(&mut disk.failing, copy, Err(status));
-                }
-                return 0;
-            }
+        let Ok(flushes) = self.commit_flush(disk) else {
+            // What was put in slots may be gone.
+            return 0;
         };
         let now = dm::unix_seconds();
         let (mut taken, mut composed) = (0, None);

@@ -61,13 +61,25 @@ impl Store<'_> {
     }
 
     /// Flushes of the spare that have failed. Any context.
-    pub(in super::super) fn flush_failures(&self) -> u32 {
+    fn flush_failures(&self) -> u32 {
         self.flush_failures.load(Acquire)
     }
 
     /// A flush of the spare failed. Any context.
     pub(in super::super) fn flush_failed(&self) {
         self.flush_failures.fetch_add(1, Release);
+    }
+
+    /// Does `what`; and once more, if that fails, and so did a flush that may have lost what it put in a slot. May sleep.
+    pub(in super::super) fn once_more<T, E>(
+        &self,
+        mut what: impl FnMut() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failures = self.flush_failures();
+        what().or_else(|error| match failures == self.flush_failures() {
+            true => Err(error),
+            false => what(),
+        })
     }
 
     /// Whether a flush that succeeds makes data durable that were put in a slot like this, if it needs one.
@@ -84,7 +96,8 @@ impl Store<'_> {
         done
     }
 
-    /// The flush before a commit of what was put in slots. `Ok(false)`: there was none, and none is needed. May sleep.
+    /// The flush before a commit of what was put in slots. `Ok(false)`: there was none that succeeded, and none is
+    /// needed. May sleep.
     pub(super) fn commit_flush(&self, disk: &mut Disk) -> Result<bool, BlkStatus> {
         let failed = disk.flush_failed;
         if failed.is_some_and(|at| at.elapsed() < AGAIN) {
