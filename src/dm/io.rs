@@ -63,6 +63,9 @@ pub(crate) enum Durability {
     Cached,
     /// It is on the device's medium (`REQ_FUA`).
     Durable,
+    /// So it is, behind all that the device completed before (`REQ_PREFLUSH | REQ_FUA`). A device-mapper device drops the error
+    /// of such a flush ([`Device::flush`] has it).
+    DurableBehind,
 }
 
 impl Device<'_> {
@@ -91,6 +94,7 @@ impl Device<'_> {
         let durable = match durability {
             Durability::Cached => 0,
             Durability::Durable => bindings::REQ_FUA,
+            Durability::DurableBehind => bindings::REQ_PREFLUSH | bindings::REQ_FUA,
         };
         let flags = bindings::REQ_META | bindings::REQ_SYNC | durable;
         let op = kernel::bindings::req_op_REQ_OP_WRITE | flags;

@@ -8,7 +8,7 @@
 plan 10
 
 modprobe dm-remap
-disk main 40 cache_size=1 # with a cache, too: else each write to the spare were made with FUA
+disk main 40
 scsi 40
 cat >/run/burst.py <<'P'
 """burst.py: 64 writes at once, to units that have none of their sectors in slots yet and whose records lie in 64 table
@@ -48,12 +48,8 @@ alike() { cmp <(area 0) <(area 1); }
 broken() { patch spare $(($(u64 $((136 + 8 * $2))) * 8 + 8 * $1)) 8 error; }
 again() { dmsetup remove r && create r /dev/main /dev/mapper/spare; }
 
-# A loop device: it knows no FUA, so that nothing can be made durable while the disk fails flushes.
-modprobe loop
-loop=$(losetup -f)
 # shellcheck disable=SC2154  # scsi sets it
-losetup "$loop" "$sick"
-lower spare "$loop" 0 "$(blockdev --getsz "$sick")"
+lower spare "$sick" 0 "$(blockdev --getsz "$sick")"
 create r /dev/main /dev/mapper/spare unit_sectors 8
 message r mark 0 $((64 * 126 * 8))
 
@@ -92,7 +88,7 @@ check "if only the first flush fails, what it may have lost is written again" on
 no_replica() {
 	local failed
 	first=$(($(u64 136) * 8 + 8 * 60)) second=$(($(u64 144) * 8 + 8 * 60))
-	segments error "$loop" $first $((first + 7)) $second $((second + 7)) | reload spare
+	segments error "$sick" $first $((first + 7)) $second $((second + 7)) | reload spare
 	failed=$(burst)
 	echo "failed: $failed"
 	[[ " $failed " == *" 60 "* && $(wc -w <<<"$failed") -lt 64 ]]
@@ -103,7 +99,6 @@ check "with a block of which no replica can be written, that one fails, and othe
 check "and all goes on when it can be" goes_on
 check "after re-activation all is there, and the replicas are alike" eval 'again && burst check && alike'
 dmsetup remove r spare
-losetup -d "$loop"
 check "all is removed" rmmod dm-remap
 rmmod scsi_debug
 remove_disk main

@@ -397,7 +397,8 @@ impl Store<'_> {
             // Nothing but one block may be in the spare's cache.
             let is_last = wanted.is_power_of_two() && turn + 1 == copies;
             let durability = match (flushes, is_last) {
-                (false, _) | (true, true) => Durability::Durable,
+                (false, _) => Durability::DurableBehind,
+                (true, true) => Durability::Durable,
                 (true, false) => Durability::Cached,
             };
             before = before.or_else(|_| self.flush_cache());

@@ -4,8 +4,8 @@
 //!
 //! What is put in a slot lies in the spare's cache until a flush, and a flush that fails may lose it. So no commit may say that it
 //! is in the slot after such a flush, however well its own one goes: it has to be put there once more. And after a commit whose
-//! flush fails, until one does not, all is written through the cache (FUA), and no flush is needed. (A spare may be made of
-//! several devices, one of which fails each flush, while those that matter work.)
+//! flush fails, until one does not, slots are written through the cache (FUA), and need no flush. (A spare may be made of several
+//! devices, one of which fails each flush, while those that matter work.)
 
 use super::{Disk, Store};
 use crate::dm::{BlkStatus, Durability, Fua};
