@@ -210,7 +210,10 @@ impl Remap<'_> {
         let Some(flush) = self.cache.begin() else {
             return true;
         };
-        let status = self.store.flush_cache().err().unwrap_or(BlkStatus::OK);
+        let status = self.spare().device().flush().err().unwrap_or(BlkStatus::OK);
+        if !status.is_ok() {
+            self.store.flush_failed();
+        }
         self.cache.ended(flush, status);
         self.be_careful();
         status.is_ok()

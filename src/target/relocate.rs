@@ -13,7 +13,7 @@ use super::{
     vitals::PLACES_ASKED,
     Remap,
 };
-use crate::dm::{Durability, IoBuffer};
+use crate::dm::{BlkStatus, Durability, IoBuffer};
 use crate::engine::{
     entries::Entry,
     format::{Cause, State, Update},
@@ -123,6 +123,12 @@ impl Remap<'_> {
         Ok(done)
     }
 
+    /// Whether a write to a slot that asked for FUA and failed with `status` may have failed for the flush that takes FUA's place on
+    /// disks that do not know it: then the slot may be good, and takes the write without. Of a medium's error there is no doubt.
+    pub(super) fn may_be_flush(&self, status: BlkStatus) -> bool {
+        self.is_bad(status) && status != BlkStatus::MEDIUM
+    }
+
     /// Writes `count` sectors from sector `offset` of `slot` on.
     pub(super) fn put_in_slot(
         &self,
@@ -137,16 +143,16 @@ impl Remap<'_> {
         let Err(status) = written else {
             return Ok(());
         };
-        if !self.is_bad(status) {
-            return Err(NotCopied::Failed);
-        }
-        // A disk that does not know FUA is flushed behind it, and it may be that which failed.
+        let is_through = filling.durability() != Durability::Cached;
         let mut write = || self.spare().write(to, count, buffer, Durability::Cached);
-        if filling.is_through() && write().is_ok() {
+        if is_through && self.may_be_flush(status) && write().is_ok() {
             self.store.flush_failed();
             return Err(NotCopied::Failed);
         }
-        Err(NotCopied::Unwritable)
+        Err(match self.is_bad(status) {
+            true => NotCopied::Unwritable,
+            false => NotCopied::Failed,
+        })
     }
 
     /// Has `unit` relocated in the background, as main could hardly read it.

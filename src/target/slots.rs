@@ -91,7 +91,10 @@ impl Remap<'_> {
     ) -> bool {
         let update = self.update_of(new, cause);
         let done = self.store.commit_data(&[update], Some(filling));
-        let pending = Entry::new(new.unit, new.slot, 0);
+        let pending = Entry {
+            yields: new.yields,
+            ..Entry::new(new.unit, new.slot, 0)
+        };
         let stays = Entry {
             held,
             ..old.unwrap_or(pending)

@@ -69,6 +69,7 @@ impl Remap<'_> {
                 continue;
             }
             if !self.is_bad(status) {
+                writing.done(&steps);
                 return Err(status);
             }
             error = status;
@@ -209,9 +210,8 @@ impl Remap<'_> {
             let write = |fua| self.spare().transfer(bio, at, skip, count, fua);
             let fua = filling.fua(self.fua());
             let status = write(fua);
-            // As in `put_in_slot`.
             let is_through = fua == Fua::Always || bio.is_fua();
-            if is_through && self.is_bad(status) && write(Fua::Never).is_ok() {
+            if is_through && self.may_be_flush(status) && write(Fua::Never).is_ok() {
                 self.store.flush_failed();
                 return Err(BlkStatus::TRANSPORT);
             }

@@ -3,7 +3,8 @@
 //! Changes of the table: records, many at a time, and whole blocks of them.
 
 use super::{
-    as_block, as_block_mut, Disk, Filling, Progress, Request, Store, BLOCK, MAX_REQUESTS,
+    as_block, as_block_mut, flush::Kept, Disk, Filling, Progress, Request, Store, BLOCK,
+    MAX_REQUESTS,
 };
 use crate::dm::{self, BlkStatus, Durability};
 use crate::engine::{
@@ -208,16 +209,13 @@ impl Store<'_> {
         let mut batch = core::mem::take(&mut disk.batch);
         let mut requests = self.requests.lock();
         self.gather(&mut requests);
-        for request in requests.list.iter_mut() {
-            if !request.is_waiting() {
-                continue;
-            }
-            request.progress = match request.filling {
-                Some(filling) if !self.is_kept(filling) => Progress::Done(false),
-                _ => Progress::Writing,
-            };
-            if request.progress == Progress::Writing {
+        let mut kept = Kept::new(self);
+        for request in requests.list.iter_mut().filter(|r| r.is_waiting()) {
+            if request.filling.is_none_or(|filling| kept.add(filling)) {
+                request.progress = Progress::Writing;
                 let _ = batch.push_within_capacity(request.update);
+            } else {
+                request.progress = Progress::Done(false);
             }
         }
         drop(requests);
@@ -235,13 +233,15 @@ impl Store<'_> {
             }
             is_ready = self.write_group(disk, |_, _| ());
         }
+        let mut goes_on = is_ready && (batch.is_empty() || self.commit_flush(kept, disk));
         while !batch.is_empty() {
             disk.places.begin();
-            if is_ready {
+            if goes_on {
                 for update in &batch {
                     let _ = disk.places.add(block_of(update));
                 }
                 is_ready = self.write_updates(disk, &batch);
+                goes_on = is_ready;
             }
             // Without a group, all of them failed.
             let failed = disk.places.group() == 0;
@@ -375,7 +375,7 @@ impl Store<'_> {
 
     /// Writes these of the group. Returns those that a replica took; they are in memory as they are there.
     ///
-    /// The slots are made durable before all else, and what one replica of a block got before the next one is begun. Those that
+    /// What one replica of a block got is made durable before the next one is begun. Those that
     /// missed a block's last write get it first: so a cut never tears the only replica that has all that was acknowledged.
     fn write_replicas(
         &self,
@@ -384,10 +384,7 @@ impl Store<'_> {
         change: &impl Fn(u64, &mut Block),
     ) -> Set {
         let copies = self.geometry.areas().len();
-        let Ok(flushes) = self.commit_flush(disk) else {
-            // What was put in slots may be gone.
-            return 0;
-        };
+        let flushes = !self.is_through();
         let now = dm::unix_seconds();
         let (mut taken, mut composed) = (0, None);
         let mut replicas = [const { Replica::new() }; MAX_COPIES as usize];
@@ -401,7 +398,8 @@ impl Store<'_> {
                 (true, true) => Durability::Durable,
                 (true, false) => Durability::Cached,
             };
-            before = before.or_else(|_| self.flush_cache());
+            before = before.or_else(|_| self.flush_cache(disk));
+            let kept = Kept::new(self);
             let mut at = None;
             while let Some((place, number)) = disk.places.next(wanted, &mut at) {
                 let copy = self.replica_at(turn, disk.table_block(number).missed);
@@ -419,7 +417,7 @@ impl Store<'_> {
                 replica.note(only(place), done);
             }
             if flushes && !is_last {
-                before = before.and_then(|()| self.flush_cache());
+                before = before.and_then(|()| self.flush_kept(kept, disk));
             }
             for replica in &mut replicas {
                 taken |= replica.end_turn(before);

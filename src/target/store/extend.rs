@@ -2,7 +2,7 @@
 
 //! More of the table in use.
 
-use super::{as_block, as_block_mut, Disk, Store, TableBlock, BLOCK, CHUNK};
+use super::{as_block, as_block_mut, flush::Kept, Disk, Store, TableBlock, BLOCK, CHUNK};
 use crate::dm::{self, BlkStatus};
 use crate::engine::{format, geometry::RECORDS_PER_BLOCK, slots::SlotMap, Slot};
 use core::ops::Range;
@@ -53,12 +53,17 @@ impl Store<'_> {
         let Some(words) = Self::words(next).ok().filter(|_| is_ready && has_room) else {
             return false;
         };
+        let mut kept = Kept::new(self);
+        let filling = self.filling();
         let Ok(end) = self.make_blocks(&mut disk, from..next) else {
             return false;
         };
-        // This makes them durable first.
         let last = from.saturating_sub(1);
-        if !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end)) {
+        // They are durable first.
+        if !kept.add(filling)
+            || !self.commit_flush(kept, &mut disk)
+            || !self.change_block(&mut disk, last, |block| format::set_next_in_use(block, end))
+        {
             disk.table.truncate(from as usize);
             return false;
         }

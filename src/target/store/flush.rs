@@ -27,11 +27,6 @@ pub(in super::super) struct Filling {
 }
 
 impl Filling {
-    /// Whether it is written through the spare's cache.
-    pub(in super::super) fn is_through(self) -> bool {
-        self.through
-    }
-
     /// For writes of this layer's.
     pub(in super::super) fn durability(self) -> Durability {
         match self.through {
@@ -49,18 +44,47 @@ impl Filling {
     }
 }
 
-impl Store<'_> {
-    /// How data are put in slots now. Any context.
-    pub(in super::super) fn filling(&self) -> Filling {
-        // Who sees the failure of a commit's flush sees what follows from it.
-        let failures = self.flush_failures();
-        Filling {
-            failures,
-            through: self.through.load(Relaxed),
+/// What the spare's cache has that is to be made durable.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    /// Flushes that had failed.
+    failures: u32,
+    is_any: bool,
+}
+
+impl Kept {
+    /// Nothing yet.
+    pub(super) fn new(store: &Store<'_>) -> Self {
+        Self {
+            failures: store.flush_failures(),
+            is_any: false,
         }
     }
 
-    /// Flushes of the spare that have failed. Any context.
+    /// Adds data that were put in a slot. `false`: no, they may be gone.
+    pub(super) fn add(&mut self, filling: Filling) -> bool {
+        let is_kept = filling.failures == self.failures;
+        self.is_any |= is_kept && !filling.through;
+        is_kept || filling.through
+    }
+}
+
+impl Store<'_> {
+    /// How data are put in slots now. Any context.
+    pub(in super::super) fn filling(&self) -> Filling {
+        // Who sees that a flush of the store's failed sees what follows from it.
+        let failures = self.flush_failures();
+        Filling {
+            failures,
+            through: self.is_through(),
+        }
+    }
+
+    /// Whether the last flush of the store's failed. Does not change as long as `disk` is locked and nothing is flushed.
+    pub(super) fn is_through(&self) -> bool {
+        self.through.load(Relaxed)
+    }
+
     fn flush_failures(&self) -> u32 {
         self.flush_failures.load(Acquire)
     }
@@ -70,59 +94,57 @@ impl Store<'_> {
         self.flush_failures.fetch_add(1, Release);
     }
 
-    /// Does `what`; and once more, if that fails, and so did a flush that may have lost what it put in a slot. May sleep.
+    /// Does `what`; and up to twice more, if that fails, and so did a flush that may have lost what it put in a slot. May sleep.
     pub(in super::super) fn once_more<T, E>(
         &self,
         mut what: impl FnMut() -> Result<T, E>,
     ) -> Result<T, E> {
-        let failures = self.flush_failures();
-        what().or_else(|error| match failures == self.flush_failures() {
-            true => Err(error),
-            false => what(),
-        })
+        let mut more = 2;
+        loop {
+            let failures = self.flush_failures();
+            let done = what();
+            if done.is_ok() || more == 0 || failures == self.flush_failures() {
+                return done;
+            }
+            more -= 1;
+        }
     }
 
-    /// Whether a flush that succeeds makes data durable that were put in a slot like this, if it needs one.
-    pub(super) fn is_kept(&self, filling: Filling) -> bool {
-        filling.through || filling.failures == self.flush_failures()
-    }
-
-    /// Makes durable what completed before. May sleep.
-    pub(in super::super) fn flush_cache(&self) -> Result<(), BlkStatus> {
+    /// Makes durable what completed before. Fails at once if that failed a moment ago. May sleep.
+    pub(super) fn flush_cache(&self, disk: &mut Disk) -> Result<(), BlkStatus> {
+        if disk.flush_failed.is_some_and(|at| at.elapsed() < AGAIN) {
+            return Err(BlkStatus::IOERR);
+        }
         let done = self.spare.device().flush();
-        if done.is_err() {
-            self.flush_failed();
+        let failed = done.is_err().then(Instant::now);
+        let was_through = core::mem::replace(&mut disk.flush_failed, failed).is_some();
+        self.through.store(done.is_err(), Relaxed);
+        let name = self.name();
+        match done {
+            Ok(()) if was_through => pr_info!("{name}: the spare can be flushed again\n"),
+            Ok(()) => (),
+            Err(status) => {
+                // Behind `through`: see `filling`.
+                self.flush_failed();
+                if !was_through {
+                    pr_warn!("{name}: the spare cannot be flushed: {status:?}\n");
+                }
+            }
         }
         done
     }
 
-    /// The flush before a commit of what was put in slots. `Ok(false)`: there was none that succeeded, and none is
-    /// needed. May sleep.
-    pub(super) fn commit_flush(&self, disk: &mut Disk) -> Result<bool, BlkStatus> {
-        let failed = disk.flush_failed;
-        if failed.is_some_and(|at| at.elapsed() < AGAIN) {
-            return Ok(false);
+    /// As [`Self::flush_cache`]. Fails also if another flush failed since `kept` was begun.
+    pub(super) fn flush_kept(&self, kept: Kept, disk: &mut Disk) -> Result<(), BlkStatus> {
+        self.flush_cache(disk)?;
+        match kept.failures == self.flush_failures() {
+            true => Ok(()),
+            false => Err(BlkStatus::IOERR),
         }
-        let done = self.spare.device().flush();
-        disk.flush_failed = done.is_err().then(Instant::now);
-        self.through.store(done.is_err(), Relaxed);
-        match (done, failed) {
-            (Ok(()), None) => Ok(true),
-            (Ok(()), Some(_)) => {
-                pr_info!("{}: the spare can be flushed again\n", self.name());
-                Ok(true)
-            }
-            (Err(_), Some(_)) => Ok(false),
-            (Err(status), None) => {
-                // Behind `through`: see `filling`.
-                self.flush_failed();
-                pr_warn!(
-                    "{}: the spare cannot be flushed ({:?}), and is written through\n",
-                    self.name(),
-                    status
-                );
-                Err(status)
-            }
-        }
+    }
+
+    /// The flush before a commit. `false`: something is not durable that is to be. May sleep.
+    pub(super) fn commit_flush(&self, kept: Kept, disk: &mut Disk) -> bool {
+        self.flush_kept(kept, disk).is_ok() || !kept.is_any
     }
 }

@@ -179,6 +179,7 @@ impl Store<'_> {
 }
 
 /// Sorts `list` by unit. May sleep.
+#[inline(never)] // for the stack that it takes
 fn sort<T: OfUnit + Copy>(list: &mut KVVec<T>) -> Result {
     // As it mostly is: bad sectors are found in ascending order.
     if !list.is_sorted_by_key(T::unit) {

@@ -15,10 +15,10 @@
 //! for others that are about to bring a request ([`gather`]).
 //!
 //! A table block is read back from the spare before it is changed, unless it was one of the last
-//! ones written: memory holds no copy of the table. All blocks that wait are written together, as a
-//! group: first a flush, which makes the slots durable that were written before; then one replica
-//! of each block, and a flush; then the next replica of each, and so on. The last replica of a
-//! block alone is written with `REQ_FUA` instead of a flush.
+//! ones written: memory holds no copy of the table. First comes a flush, which makes the slots
+//! durable that were written before. Then all blocks that wait are written together, as a
+//! group: one replica of each block, and a flush; then the next replica of each, and so on. The last replica of a
+//! block alone is written with `REQ_FUA` instead of a flush, and all of them after a flush that failed ([`flush`]).
 
 mod check;
 mod commit;
