@@ -50,7 +50,8 @@ impl Remap<'_> {
                 true => NotCopied::Unwritable,
                 false => NotCopied::Failed,
             });
-            let copied = written.and_then(|()| self.copy_slot(&old, bits, unreadable, slot, filling));
+            let copied =
+                written.and_then(|()| self.copy_slot(&old, bits, unreadable, slot, filling));
             let lost = match copied {
                 Ok(lost) => lost,
                 Err(NotCopied::Unwritable) if self.retire(slot) => continue,

@@ -180,8 +180,7 @@ impl Remap<'_> {
                     self.entries.set(part.unit, None);
                     return self.write_to_new_slot(bio, part, part.bits, error);
                 }
-                let write =
-                    |slot, filling| self.write_runs(bio, part, part.bits, slot, filling);
+                let write = |slot, filling| self.write_runs(bio, part, part.bits, slot, filling);
                 if self.move_slot(old, part.bits, 0, write) {
                     Ok(())
                 } else {
