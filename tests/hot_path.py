@@ -17,7 +17,7 @@ HARMLESS = {
     "dm_per_bio_data", "dm_accept_partial_bio", "dm_bio_get_target_bio_nr",
     "bio_endio", "bio_associate_blkg", "queue_work_on", "__rcu_read_lock", "__rcu_read_unlock",
     # Helpers of the kernel crate: one atomic operation or load each.
-    "rust_helper_atomic64_add", "rust_helper_atomic64_read_acquire", "rust_helper_atomic_ptr_read_acquire",
+    "rust_helper_atomic64_add", "rust_helper_atomic_fetch_add_release", "rust_helper_atomic64_read_acquire", "rust_helper_atomic_ptr_read_acquire",
     "rust_helper_atomic_i8_read", "rust_helper_atomic64_read", "rust_helper_atomic64_try_cmpxchg", "rust_helper_atomic_read",
     "rust_helper_atomic64_xchg", "rust_helper_atomic64_set_release", "rust_helper_atomic_set_release", "rust_helper_atomic_i8_set", "rust_helper_atomic_i8_set_release",
 }
