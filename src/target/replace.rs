@@ -193,13 +193,19 @@ impl Remap<'_> {
         if !self.writable {
             return Replaced::No;
         }
+        let done = self.store.once_more(|| self.try_to_replace(unit, bits, slot));
+        done.unwrap_or_else(|replaced| replaced)
+    }
+
+    /// As [`Self::slot_unreadable`]; fails with [`Replaced::No`].
+    fn try_to_replace(&self, unit: Unit, bits: u64, slot: Slot) -> Result<Replaced, Replaced> {
         let _guard = self.units.lock(unit);
         // In the meantime another bio may have seen to it.
         let entry = self.entries.get(unit);
         match entry.filter(|e| e.slot == slot && e.mask & bits != 0) {
-            None => Replaced::ByOther,
-            Some(entry) if self.move_slot(entry, 0, bits, |_, _| Ok(())) => Replaced::Yes,
-            Some(_) => Replaced::No,
+            None => Ok(Replaced::ByOther),
+            Some(entry) if self.move_slot(entry, 0, bits, |_, _| Ok(())) => Ok(Replaced::Yes),
+            Some(_) => Err(Replaced::No),
         }
     }
 
