@@ -193,7 +193,9 @@ impl Remap<'_> {
         if !self.writable {
             return Replaced::No;
         }
-        let done = self.store.once_more(|| self.try_to_replace(unit, bits, slot));
+        let done = self
+            .store
+            .once_more(|| self.try_to_replace(unit, bits, slot));
         done.unwrap_or_else(|replaced| replaced)
     }
 
