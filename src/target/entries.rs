@@ -491,11 +491,11 @@ impl Entries {
         self.regions().iter().for_each(|c| c.replace(None));
         self.losses.replace(None);
 
-        let stride = layout.stride();
+        let stride = layout.stride() as u32;
         let mut lengths = KVVec::from_elem(0_u32, layout.regions(), GFP_KERNEL)?;
         for entry in sorted {
             let length = lengths.get_mut(layout.place(entry.unit).0).ok_or(EINVAL)?;
-            *length += stride as u32;
+            *length = length.checked_add(stride).ok_or(EFBIG)?;
         }
         let mut slices = KVVec::with_capacity(layout.regions(), GFP_KERNEL)?;
         for length in lengths {

@@ -195,12 +195,8 @@ impl Remap<'_> {
     fn flush_ended<'a>(&self, bio: EndBio<'a>) -> Ended<'a> {
         if bio.target_bio_nr() != 0 {
             let flush = Flush(Stamp::from_cookie(bio.cookie()).count() as u32);
-            if !bio.status().is_ok() {
-                self.store.flush_failed();
-            }
-            self.cache.ended(flush, bio.status());
             // Before anyone hears of it.
-            self.be_careful();
+            self.spare_flushed(flush, bio.status());
         }
         bio.pass_on()
     }
@@ -211,12 +207,17 @@ impl Remap<'_> {
             return true;
         };
         let status = self.spare().device().flush().err().unwrap_or(BlkStatus::OK);
+        self.spare_flushed(flush, status);
+        status.is_ok()
+    }
+
+    /// The spare has answered a flush, or failed it. Any context.
+    fn spare_flushed(&self, flush: Flush, status: BlkStatus) {
         if !status.is_ok() {
             self.store.flush_failed();
         }
         self.cache.ended(flush, status);
         self.be_careful();
-        status.is_ok()
     }
 
     /// Has `map` look at each bio closely as long as there is a reason, and no longer. Any context.
